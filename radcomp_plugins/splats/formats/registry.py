@@ -1,0 +1,94 @@
+"""The splat file formats by name: which one a file has, and the reader and writer for it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from radcomp_plugins.errors import InputError
+from radcomp_plugins.splats.formats.ply import read_ply, write_ply
+from radcomp_plugins.splats.gaussians import Gaussians
+
+
+@dataclass(frozen=True)
+class SplatFormat:
+    """One file format.
+
+    Attributes:
+        name: Short name, as in `--format`.
+        suffixes: File name endings, lower case, the first one is used for new files.
+        title: What it is, for messages.
+        read: Path to Gaussians.
+        write: (path, gaussians, **options) to the bytes of each part.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    title: str
+    read: Callable[[Path], Gaussians]
+    write: Callable[..., dict[str, int]]
+
+
+FORMATS: dict[str, SplatFormat] = {
+    "ply": SplatFormat("ply", (".ply",), "3D Gaussian splatting .ply", read_ply, write_ply),
+}
+
+
+def read_splats(path: Path | str) -> Gaussians:
+    """Reads a splat file of any known format, told by its content, not its name.
+
+    Raises:
+        InputError: No such file, a format that is not known, or a file that its reader refuses.
+    """
+    path = Path(path)
+    return FORMATS[splat_format_of(path)].read(path)
+
+
+def write_splats(path: Path | str, gaussians: Gaussians, **options: Any) -> dict[str, int]:
+    """Writes a splat file in the format that the suffix of `path` names.
+
+    Args:
+        path: Where to write.
+        gaussians: The scene.
+        **options: Options of that format's writer, `overwrite` among them.
+
+    Returns:
+        Bytes of each part of the file.
+
+    Raises:
+        InputError: A suffix that is not known, or what the writer refuses.
+    """
+    path = Path(path)
+    for known in FORMATS.values():
+        if path.suffix.lower() in known.suffixes:
+            return known.write(path, gaussians, **options)
+    raise InputError(f"{path}: unknown splat format {path.suffix!r}, expected {_list_formats()}")
+
+
+def splat_format_of(path: Path | str) -> str:
+    """Name of the format that a file or folder has, by its first bytes.
+
+    Raises:
+        InputError: No such file, or none of the known formats.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file, expected {_list_formats()}")
+    if path.is_dir():
+        if (path / "meta.json").is_file() and "sog" in FORMATS:
+            return "sog"
+        raise InputError(f"{path} is a folder without meta.json, expected a splat file: {_list_formats()}")
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(16)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    if magic.startswith(b"ply"):
+        return "ply"
+    if (magic.startswith(b"PK") or magic.lstrip().startswith(b"{")) and "sog" in FORMATS:
+        return "sog"
+    raise InputError(f"{path}: starts with {magic[:4]!r}, not a splat format known here; expected {_list_formats()}")
+
+
+def _list_formats() -> str:
+    return ", ".join(f"{suffix} ({f.title})" for f in FORMATS.values() for suffix in f.suffixes)
