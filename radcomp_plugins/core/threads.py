@@ -1,0 +1,107 @@
+"""The one thread pool that all numba kernels share.
+
+Kernels are compiled with `nogil=True` and get a stripe of the work each. numba's own `prange` is never used: its
+default threading layer aborts the process when two Python threads (a viewer's and a trainer's) enter it at once
+(numba issue #8563).
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from radcomp_plugins.errors import InputError
+
+ENV_NUM_THREADS = "RADCOMP_NUM_THREADS"
+"""Environment variable that overrides the number of threads found at start."""
+
+_lock = threading.Lock()
+_num_threads = 0
+_pool: ThreadPoolExecutor | None = None
+
+
+def _default_num_threads() -> int:
+    """The environment variable, or the number of cores this process may run on."""
+    text = os.environ.get(ENV_NUM_THREADS)
+    if text is None:
+        if hasattr(os, "sched_getaffinity"):
+            return max(1, len(os.sched_getaffinity(0)))
+        return max(1, os.cpu_count() or 1)
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise InputError(f"environment variable {ENV_NUM_THREADS} is {text!r}: expected a whole number from 1 up")
+    return int(text)
+
+
+def get_num_threads() -> int:
+    """Number of threads a kernel is spread over, the calling thread included.
+
+    Raises:
+        InputError: the environment variable RADCOMP_NUM_THREADS is not a positive whole number.
+    """
+    global _num_threads
+    if _num_threads == 0:
+        _num_threads = _default_num_threads()
+    return _num_threads
+
+
+def set_num_threads(count: int) -> None:
+    """Spread every later kernel over `count` threads. Results do not depend on it.
+
+    Raises:
+        ValueError: `count` is below 1.
+    """
+    global _num_threads, _pool
+    if count < 1:
+        raise ValueError(f"number of threads is {count}, expected 1 or more")
+    with _lock:
+        if count != _num_threads and _pool is not None:
+            # Callers already inside keep their futures: a pool that is shut down finishes what it was given.
+            _pool.shutdown(wait=False)
+            _pool = None
+        _num_threads = count
+
+
+def _submit(kernel: Callable[..., Any], stripes: int, args: tuple[Any, ...]) -> list[Future[Any]]:
+    """Hand stripes 1 to `stripes` - 1 to the pool, which is made on first use."""
+    global _pool
+    with _lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(max(1, get_num_threads() - 1), thread_name_prefix="radcomp")
+        return [_pool.submit(kernel, start, stripes, *args) for start in range(1, stripes)]
+
+
+def run_striped(kernel: Callable[..., Any], *args: Any) -> None:
+    """Run `kernel(start, step, *args)` for start = 0 .. step - 1, side by side, and wait for all of them.
+
+    The calling thread works too, and takes over stripes the pool has not begun, so a busy pool (another caller's
+    kernels) never makes it wait for nothing. `step` is `get_num_threads()`. To give the same result for any number of
+    threads, a kernel must compute each item of its stripe independently of how items are spread.
+
+    Args:
+        kernel: releases the GIL (`numba.njit(nogil=True)`) and writes its result into arrays among `args`.
+        *args: passed on to every call.
+    """
+    stripes = get_num_threads()
+    futures = _submit(kernel, stripes, args) if stripes > 1 else []
+    try:
+        kernel(0, stripes, *args)
+        for start, future in enumerate(futures, start=1):
+            if future.cancel():
+                kernel(start, stripes, *args)
+    finally:
+        # Arrays must not be given back while another thread still writes into them, even after an exception.
+        for future in futures:
+            if not future.cancel():
+                future.result()
+
+
+def _forget_pool() -> None:
+    """A forked child has none of its parent's threads: it makes its own pool when it needs one."""
+    global _pool, _lock
+    _pool = None
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)

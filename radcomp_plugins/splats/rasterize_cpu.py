@@ -1,0 +1,177 @@
+"""Tile rasterization on the CPU as a torch function: numba kernels of `tiles` and `blend`, gsplat's semantics."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from radcomp_plugins.core.threads import run_striped
+from radcomp_plugins.splats import blend, tiles
+
+
+def to_numpy(tensor: Tensor) -> NDArray[Any]:
+    """The tensor's memory as a C-contiguous array, copied only where it has gaps."""
+    return tensor.detach().contiguous().numpy()
+
+
+class _Rasterize(torch.autograd.Function):
+    """Blend splats that are already projected and coloured."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        means2d: Tensor,
+        conics: Tensor,
+        colors: Tensor,
+        opacities: Tensor,
+        backgrounds: Tensor,
+        depths: Tensor,
+        radii: Tensor,
+        width: int,
+        height: int,
+        absgrad: bool,
+        stats: dict[str, Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
+        cameras, count = radii.shape
+        channels = colors.shape[-1]
+        lists = tiles.build_tile_lists(
+            to_numpy(radii),
+            to_numpy(means2d),
+            to_numpy(depths),
+            to_numpy(conics),
+            to_numpy(opacities),
+            to_numpy(colors),
+            width,
+            height,
+        )
+        image = np.empty((cameras, height, width, channels), np.float32)
+        final_t = np.empty((cameras, height, width), np.float32)
+        ends = np.empty(len(lists.work), np.int64)
+        pair_stats = np.empty((len(lists.ranks) if stats is not None else 0, 3), np.float32)
+        common = (lists.work, lists.offsets, lists.ranks, lists.splats, lists.tiles_x, lists.tiles_y, width, height)
+        run_striped(
+            blend.blend_forward,
+            *common,
+            to_numpy(backgrounds),
+            image,
+            final_t,
+            ends,
+            stats is not None,
+            pair_stats,
+        )
+        if stats is not None:
+            _reduce_stats(lists, count, pair_stats, stats)
+        ctx.save_for_backward(means2d)
+        ctx.saved = (common, lists, image, final_t, ends)
+        ctx.absgrad = absgrad
+        ctx.shape = (cameras, count, channels)
+        # The copy keeps what backward reads safe from a caller who works on the image in place.
+        return torch.from_numpy(image.copy()), torch.from_numpy(1.0 - final_t)[..., None]
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        v_image, v_alphas = (to_numpy(grad) for grad in grad_outputs)
+        (means2d,) = ctx.saved_tensors
+        common, lists, image, final_t, ends = ctx.saved
+        cameras, count, channels = ctx.shape
+        grads = np.empty((len(lists.ranks), 8 + channels), np.float32)
+        run_striped(
+            blend.blend_backward, *common, image, final_t, ends, v_image, v_alphas[..., 0], ctx.absgrad, grads
+        )
+        total = cameras * count
+        v_means2d, v_abs = np.zeros((total, 2), np.float32), np.zeros((total, 2), np.float32)
+        v_conics, v_opacities = np.zeros((total, 3), np.float32), np.zeros(total, np.float32)
+        v_colors = np.zeros((total, channels), np.float32)
+        run_striped(
+            blend.sum_grads,
+            lists.order,
+            lists.first,
+            lists.positions,
+            grads,
+            v_means2d,
+            v_abs,
+            v_conics,
+            v_opacities,
+            v_colors,
+        )
+        if ctx.absgrad:
+            means2d.absgrad = torch.from_numpy(v_abs).view(cameras, count, 2)
+        v_backgrounds = None
+        if ctx.needs_input_grad[4]:
+            v_backgrounds = torch.from_numpy(np.einsum("chw,chwd->cd", final_t, v_image))
+        return (
+            torch.from_numpy(v_means2d).view(cameras, count, 2),
+            torch.from_numpy(v_conics).view(cameras, count, 3),
+            torch.from_numpy(v_colors).view(cameras, count, channels),
+            torch.from_numpy(v_opacities).view(cameras, count),
+            v_backgrounds,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
+
+
+def _reduce_stats(lists: tiles.TileLists, count: int, pair_stats: NDArray[np.float32], out: dict[str, Tensor]) -> None:
+    hits = np.zeros(count, np.int64)
+    weight_sum = np.zeros(count, np.float64)
+    weight_max = np.zeros(count, np.float32)
+    run_striped(
+        blend.sum_stats,
+        lists.order,
+        count,
+        lists.first,
+        lists.positions,
+        pair_stats,
+        hits,
+        weight_sum,
+        weight_max,
+    )
+    out["hits"] = torch.from_numpy(hits)
+    out["weight_sum"] = torch.from_numpy(weight_sum)
+    out["weight_max"] = torch.from_numpy(weight_max)
+
+
+def rasterize_to_pixels_cpu(
+    means2d: Float[Tensor, "C N 2"],
+    conics: Float[Tensor, "C N 3"],
+    colors: Float[Tensor, "C N D"],
+    opacities: Float[Tensor, "C N"],
+    depths: Float[Tensor, "C N"],
+    radii: Int[Tensor, "C N"],
+    width: int,
+    height: int,
+    *,
+    backgrounds: Float[Tensor, "C D"] | None = None,
+    absgrad: bool = False,
+    stats: dict[str, Tensor] | None = None,
+) -> tuple[Float[Tensor, "C H W D"], Float[Tensor, "C H W 1"]]:
+    """Sort splats into tiles and blend them front to back.
+
+    Args:
+        means2d: [C, N, 2] float32 centres in pixels; the centre of the first pixel is (0.5, 0.5).
+        conics: [C, N, 3] float32 inverse 2D covariance (xx, xy, yy), 1/pixel^2.
+        colors: [C, N, D] float32, any D >= 1.
+        opacities: [C, N] float32 peak alpha, 0 .. 1.
+        depths: [C, N] float32, only for the order.
+        radii: [C, N] int32 half side of gsplat's box in pixels, 0 for splats to leave out. What the other tensors
+            hold there is not looked at.
+        width: of the image in pixels.
+        height: of the image in pixels.
+        backgrounds: [C, D] colour behind everything, black by default.
+        absgrad: give `means2d` an attribute `absgrad` [C, N, 2] in backward: sums of the absolute per-pixel gradients.
+        stats: filled with "hits" int64, "weight_sum" float64 and "weight_max" float32, [N] each, if given.
+
+    Returns:
+        The image [C, H, W, D] and alpha [C, H, W, 1], float32.
+    """
+    if backgrounds is None:
+        backgrounds = colors.new_zeros(colors.shape[0], colors.shape[-1])
+    return _Rasterize.apply(  # type: ignore[return-value]
+        means2d, conics, colors, opacities, backgrounds, depths, radii, width, height, absgrad, stats
+    )
