@@ -1,8 +1,8 @@
 """Pipeline for splat models on any device."""
 
-import math
 from typing import Any
 
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 
 from radcomp_plugins.splats.config import SplatPipelineConfig
@@ -10,7 +10,7 @@ from radcomp_plugins.splats.splatfacto import DeviceFreeSplatfactoModel
 
 
 class SplatPipeline(VanillaPipeline):
-    """Draws on the background the images were composited on, and reports a missing LPIPS as null."""
+    """Draws on the background the images were composited on, and ends resumed runs where they would have ended."""
 
     config: SplatPipelineConfig
     model: DeviceFreeSplatfactoModel
@@ -21,12 +21,14 @@ class SplatPipeline(VanillaPipeline):
         if alpha_color is not None:
             self.model.data_background = alpha_color.to(self.device)
 
-    def get_average_image_metrics(self, data_loader: Any, image_prefix: str, step: int | None = None, **kwargs: Any):
-        """Averages over all images; where LPIPS has no weights its keys are null, with the reason beside them."""
-        metrics = super().get_average_image_metrics(data_loader, image_prefix, step, **kwargs)
-        missing = [key for key, value in metrics.items() if key.startswith("lpips") and math.isnan(value)]
-        for key in missing:
-            del metrics[key]
-        if missing and step is None:
-            metrics.update(dict.fromkeys(missing), lpips_missing=self.model.lpips.reason)
-        return metrics
+    def num_training_steps(self, configured: int) -> int:
+        """The step at which a run ends, resumed or not; `configured` is --max-num-iterations."""
+        return configured
+
+    def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        """Upstream's callbacks; and a resumed run ends where it would have ended, not as many steps later again."""
+        trainer = training_callback_attributes.trainer
+        if trainer is not None:
+            total = self.num_training_steps(trainer.config.max_num_iterations)
+            trainer.config.max_num_iterations = max(total - trainer._start_step, 0)
+        return super().get_training_callbacks(training_callback_attributes)

@@ -73,10 +73,15 @@ class DeviceFreeSplatfactoModel(SplatfactoModel):
         return CappedStrategy(**options, max_gaussians=self.config.max_gaussians)
 
     def _get_background_color(self) -> Tensor:
-        """The colour the dataset's images were composited on, unless the config asks for white or black."""
-        if self.data_background is not None and self.config.background_color == "random":
+        """The colour the dataset's images were composited on, unless the config asks for white or black.
+
+        Without one, training draws a colour that depends on the step alone, so that resumed runs repeat it.
+        """
+        if self.config.background_color != "random" or (self.data_background is None and not self.training):
+            return super()._get_background_color()
+        if self.data_background is not None:
             return self.data_background
-        return super()._get_background_color()
+        return torch.rand(3, generator=torch.Generator().manual_seed(self.step)).to(self.device)
 
     def load_state_dict(self, dict: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Take on the checkpoint's number of Gaussians and SH degree.

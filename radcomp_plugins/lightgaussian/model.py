@@ -1,0 +1,158 @@
+"""The scene that LightGaussian compresses: a splatfacto model whose number of Gaussians and SH shrink as it trains."""
+
+from typing import Any
+
+import torch
+from gsplat.strategy.ops import remove
+from nerfstudio.models.splatfacto import SH2RGB
+from torch import Tensor
+from torch.nn import Parameter
+
+from radcomp_plugins.lightgaussian.config import LightGaussianModelConfig
+from radcomp_plugins.lightgaussian.panel import CompressionPanel
+from radcomp_plugins.lightgaussian.quantise import Quantised
+from radcomp_plugins.splats.gaussians import Gaussians, num_sh_rest, sh_degree_of
+from radcomp_plugins.splats.splatfacto import DeviceFreeSplatfactoModel
+
+STUDENT_OF = {
+    "means": "means",
+    "quats": "quats",
+    "scales": "scales",
+    "opacities": "opacities",
+    "features_dc": "sh0",
+    "features_rest": "shN",
+}
+"""Parameter of the model -> tensor of `Gaussians`."""
+
+
+class LightGaussianModel(DeviceFreeSplatfactoModel):
+    """A `SplatfactoModel` for every stock tool, with a codebook in place of some Gaussians' SH.
+
+    Colours are always spherical harmonics, also at degree 0, where upstream switches to plain RGB.
+    """
+
+    config: LightGaussianModelConfig
+
+    def populate_modules(self) -> None:
+        """Add the codebook, its mapping and the significance to splatfacto's parameters."""
+        super().populate_modules()
+        self.codebook = Parameter(torch.zeros(0, 3 * num_sh_rest(self.config.sh_degree)))
+        self.register_buffer("sh_labels", torch.full((self.num_points,), -1, dtype=torch.int32))
+        self.register_buffer("significance", torch.zeros(self.num_points))
+        self.sh_labels: Tensor
+        self.significance: Tensor
+        self.panel = CompressionPanel()
+
+    @property
+    def features_rest(self) -> Tensor:
+        """SH above degree 0 [N, K, 3]: entries of the codebook where a Gaussian is mapped to one."""
+        own = self.gauss_params["features_rest"]
+        if self.codebook.shape[0] == 0:
+            return own
+        return Quantised(self.codebook, self.sh_labels).decode(own.flatten(1)).view_as(own)
+
+    @property
+    def shs_0(self) -> Tensor:
+        """Constant SH coefficient [N, 3]."""
+        return self.features_dc
+
+    @property
+    def colors(self) -> Tensor:
+        """Colour of the constant coefficient [N, 3], about 0 to 1."""
+        return SH2RGB(self.features_dc)
+
+    def current_sh_degree(self) -> int:
+        """Degree of what is stored: the teacher is trained, so no coefficient waits for its turn."""
+        return sh_degree_of(self.gauss_params["features_rest"].shape[1])
+
+    def get_gaussian_param_groups(self) -> dict[str, list[Parameter]]:
+        """Splatfacto's groups and the codebook."""
+        return {**super().get_gaussian_param_groups(), "codebook": [self.codebook]}
+
+    def step_post_backward(self, step: int) -> None:
+        """No densification: what was pruned stays pruned."""
+        assert step == self.step
+
+    def load_state_dict(self, dict: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Take on the sizes of the checkpoint, whatever stage it is from."""
+        for name in ("codebook", "sh_labels", "significance"):
+            if name in dict:
+                tensor = getattr(self, name)
+                tensor.data = torch.zeros_like(dict[name], device=self.device)
+        result = super().load_state_dict(dict, **kwargs)
+        self._follow_sh_degree()
+        return result
+
+    def _follow_sh_degree(self) -> None:
+        # ns-export reads the degree from the config.
+        self.config.sh_degree = self.current_sh_degree()
+
+    @torch.no_grad()
+    def start_from(self, teacher: Gaussians) -> None:
+        """Take on the teacher's Gaussians, before the optimizers are made."""
+        for name, source in STUDENT_OF.items():
+            tensor = getattr(teacher, source).to(self.device).clone()
+            self.gauss_params[name].data = tensor[:, None] if name == "opacities" else tensor
+        self.sh_labels.data = torch.full((len(teacher),), -1, dtype=torch.int32, device=self.device)
+        self.significance.data = torch.zeros(len(teacher), device=self.device)
+        self.codebook.data = torch.zeros(0, 3 * teacher.shN.shape[1], device=self.device)
+        self.config.rasterize_mode = "antialiased" if teacher.antialiased else "classic"
+        self._follow_sh_degree()
+
+    @torch.no_grad()
+    def prune(self, keep: Tensor) -> None:
+        """Drop all Gaussians but those of the mask [N], from the parameters and from the optimizers' state."""
+        state = {"sh_labels": self.sh_labels, "significance": self.significance}
+        remove(self.gauss_params, self.optimizers, state, ~keep)
+        self.sh_labels, self.significance = state["sh_labels"], state["significance"]
+
+    @torch.no_grad()
+    def cut_sh(self, degree: int) -> None:
+        """Keep the SH up to a degree, and their optimizer state."""
+        count = num_sh_rest(degree)
+        self._replace("features_rest", self.gauss_params["features_rest"][:, :count], lambda state: state[:, :count])
+        self.codebook.data = torch.zeros(0, 3 * count, device=self.device)
+        self._follow_sh_degree()
+
+    @torch.no_grad()
+    def adopt_codebook(self, quantised: Quantised) -> None:
+        """Map Gaussians to the entries of a codebook, which becomes a parameter of its own."""
+        self.sh_labels = quantised.labels.to(self.device)
+        self.codebook.data = quantised.codebook.to(self.device).clone()
+
+    def _replace(self, name: str, tensor: Tensor, change_state: Any) -> None:
+        """Swap a parameter for one of another shape, in the model and in its optimizer."""
+        old, new = self.gauss_params[name], Parameter(tensor.clone())
+        self.gauss_params[name] = new
+        if not hasattr(self, "optimizers"):
+            return
+        optimizer = self.optimizers[name]
+        state = optimizer.state.pop(old, {})
+        optimizer.param_groups[0]["params"] = [new]
+        optimizer.state[new] = {
+            key: change_state(value).clone() if torch.is_tensor(value) and value.ndim > 0 else value
+            for key, value in state.items()
+        }
+
+    def _selected(self) -> dict[str, Tensor] | None:
+        """Upstream's choice; in the viewer also what the panel's preview says."""
+        tensors = super()._selected()
+        return tensors if self.training or tensors is None else self.panel.select(self, tensors)
+
+    def get_metrics_dict(self, outputs: Any, batch: Any) -> dict[str, Any]:
+        """Upstream's metrics, and the size of the scene as it stands."""
+        metrics = super().get_metrics_dict(outputs, batch)
+        metrics["codebook_entries"] = self.codebook.shape[0]
+        metrics["sh_degree"] = self.current_sh_degree()
+        metrics["estimated_bytes"] = self.estimated_bytes()
+        return metrics
+
+    def estimated_bytes(self) -> int:
+        """Bytes of a .sog of this scene, estimated from its parts: the exact figure needs the export.
+
+        13 bytes a Gaussian for means, rotation, scale, opacity and constant colour, 2 for the SH label, one byte for
+        each coefficient of the palette.
+        """
+        palette = self.codebook.numel() + int((self.sh_labels < 0).sum()) * self.codebook.shape[1]
+        label = 2 if self.current_sh_degree() > 0 else 0
+        return self.num_points * (13 + label) + palette

@@ -1,0 +1,232 @@
+"""LightGaussian as one ns-train run: the stages, their losses and their report."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.utils import writer
+from nerfstudio.utils.rich_utils import CONSOLE, get_progress
+from torch import Tensor
+
+from radcomp_plugins.core.files import read_json, write_json
+from radcomp_plugins.errors import InputError
+from radcomp_plugins.lightgaussian.config import LightGaussianPipelineConfig
+from radcomp_plugins.lightgaussian.model import LightGaussianModel
+from radcomp_plugins.lightgaussian.quantise import quantise
+from radcomp_plugins.lightgaussian.stages import Stage, plan, stage_at, starting_at, total_steps
+from radcomp_plugins.splats.draw import picture
+from radcomp_plugins.splats.evaluate import HeldOutView, held_out_views, quality
+from radcomp_plugins.splats.gaussians import Gaussians
+from radcomp_plugins.splats.pipeline import SplatPipeline
+from radcomp_plugins.splats.significance import contributions, most_significant, score
+from radcomp_plugins.splats.views import focus_of_cameras, jitter_positions, pinhole_views
+from radcomp_plugins.teachers.load import find_teacher, load_splats, read_config
+
+REPORT_NAME = "stages.json"
+
+
+class LightGaussianPipeline(SplatPipeline):
+    """Starts from the teacher's Gaussians and takes the run through its stages, each a function of the step alone."""
+
+    config: LightGaussianPipelineConfig
+    model: LightGaussianModel
+
+    def __init__(self, config: LightGaussianPipelineConfig, **kwargs: Any) -> None:
+        training = kwargs.get("test_mode", "val") == "val"
+        # Held in a list, so that the teacher stays out of the state_dict and of the viewer's search for controls.
+        self._teacher: list[Gaussians] = []
+        if training:
+            adopt_dataset(config)
+            teacher = load_splats(required_teacher(config))
+        super().__init__(config, **kwargs)
+        if training:
+            self._teacher = [teacher.to(self.device)]
+            self.model.start_from(self.teacher)
+            self.stages = plan(config, self.teacher.sh_degree)
+        self._held_out: list[HeldOutView] = []
+        self._report: dict[str, Any] = {"schema_version": 1, "stages": []}
+        self._report_path: Path | None = None
+
+    @property
+    def teacher(self) -> Gaussians:
+        """The frozen scene the run started from; there is none when a finished run is opened."""
+        return self._teacher[0]
+
+    def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        """Splatfacto's callbacks, then the action of each stage before its first step."""
+        callbacks = super().get_training_callbacks(training_callback_attributes)
+        trainer = training_callback_attributes.trainer
+        if trainer is not None:
+            self._report_path = trainer.base_dir / REPORT_NAME
+            self._resume_report(trainer)
+        before, after = TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN_ITERATION
+        callbacks.append(TrainingCallback([before], self.begin_step))
+        callbacks.append(TrainingCallback([after], self.finish_step))
+        return callbacks
+
+    def num_training_steps(self, configured: int) -> int:
+        """The run ends with its last stage, whatever --max-num-iterations says."""
+        return total_steps(self.stages)
+
+    def begin_step(self, step: int) -> None:
+        """Act where a stage begins, and set the learning rates of the step."""
+        for stage in starting_at(self.stages, step):
+            self.act(stage)
+        self._schedule(step)
+
+    def finish_step(self, step: int) -> None:
+        """Measure where a stage ends."""
+        stage = stage_at(self.stages, step)
+        if stage is not None and step + 1 == stage.end:
+            self.measure(f"{stage.name}, trained", step)
+        for later in starting_at(self.stages, step + 1):
+            if later.steps == 0 and step + 1 == total_steps(self.stages):
+                self.act(later)
+
+    def _schedule(self, step: int) -> None:
+        stage = stage_at(self.stages, step)
+        if stage is None:
+            return
+        factor = self.config.lr_final_factor ** stage.progress(step)
+        for optimizer in self.model.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
+
+    def act(self, stage: Stage) -> None:
+        """Change the scene as the stage says: prune, cut the SH, or quantise."""
+        if not self._report["stages"]:
+            self.measure("teacher", stage.start)
+        with torch.no_grad():
+            if stage.action == "distil":
+                self.model.cut_sh(self.config.sh_degree)
+            else:
+                self.model.significance = self.measure_significance().float()
+            if stage.action == "prune":
+                self.model.prune(most_significant(self.model.significance, stage.keep))
+            if stage.action == "quantise":
+                self._quantise()
+        CONSOLE.log(f"{stage.name}: {self.model.num_points:,} Gaussians, SH degree {self.model.current_sh_degree()}")
+        self.measure(stage.name, stage.start)
+
+    def _quantise(self) -> None:
+        own = self.model.gauss_params["features_rest"].detach()
+        quantised = quantise(
+            own.flatten(1),
+            self.model.significance,
+            ratio=self.config.vq_ratio,
+            codebook_size=self.config.vq_codebook_size,
+            iterations=self.config.vq_iterations,
+            batch_size=self.config.vq_batch_size,
+            decay=self.config.vq_decay,
+            seed=self.config.seed,
+        )
+        self.model.adopt_codebook(quantised)
+
+    def measure_significance(self) -> Tensor:
+        """Significance [N] of the scene as it stands over all training views."""
+        # Reading the images first takes the distortion out of the cameras.
+        _ = self.datamanager.cached_train
+        views = pinhole_views(self.datamanager.train_dataset.cameras.to(self.device))
+        scene = self.model.gaussians()
+        with get_progress("Measuring significance", suffix="views/s") as progress:
+            return score(scene, contributions(scene, progress.track(views)), self.config.significance)
+
+    def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
+        """A step on a photo, or in the distillation stage on the teacher's picture of a training or pseudo view."""
+        stage = stage_at(self.stages, step)
+        camera, batch = self.datamanager.next_train(step)
+        if stage is not None and stage.action == "distil":
+            camera, batch = self._teacher_view(step, camera)
+        outputs = self.model(camera)
+        metrics = self.model.get_metrics_dict(outputs, batch)
+        losses = self.model.get_loss_dict(outputs, batch, metrics)
+        if stage is not None and stage.action == "distil" and self.config.distillation_loss == "squared":
+            losses["main_loss"] = torch.nn.functional.mse_loss(outputs["rgb"], batch["image"])
+        metrics["stage"] = self.stages.index(stage) + 1 if stage is not None else len(self.stages) + 1
+        return outputs, losses, metrics
+
+    def _teacher_view(self, step: int, camera: Cameras) -> tuple[Cameras, dict[str, Tensor]]:
+        """The camera of a distillation step and the teacher's picture from there (Fan et al. 2024, Eq. 5 and 6)."""
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+        share = torch.rand((), generator=generator).item()
+        if share < self.config.pseudo_view_share:
+            sigma = self.config.pseudo_view_sigma * self._view_distance()
+            camera = camera.to(self.device)
+            camera.camera_to_worlds = jitter_positions(camera.camera_to_worlds, sigma, generator)
+        background = self.model._get_background_color().to(self.device)
+        return camera, {"image": picture(self.teacher, pinhole_views(camera.to(self.device))[0], background)}
+
+    def _view_distance(self) -> float:
+        """Mean distance of the training cameras from the point they look at, world units."""
+        c2w = self.datamanager.train_dataset.cameras.camera_to_worlds
+        return float((c2w[:, :3, 3] - focus_of_cameras(c2w)).norm(dim=-1).mean())
+
+    def held_out(self) -> list[HeldOutView]:
+        """The dataset's held-out views, read once."""
+        if not self._held_out:
+            background = self.model._get_background_color().to(self.device)
+            self._held_out = held_out_views(self.datamanager.fixed_indices_eval_dataloader, background)
+        return self._held_out
+
+    def measure(self, name: str, step: int) -> None:
+        """Add a row to the stage report: Gaussians, SH degree, estimated bytes, PSNR and SSIM on the held-out views."""
+        if not self.config.measure_stages or not len(self.datamanager.eval_dataset):
+            return
+        self.model.eval()
+        background = self.model._get_background_color().to(self.device)
+        row = {
+            "stage": name,
+            "step": step,
+            "gaussians": self.model.num_points,
+            "sh_degree": self.model.current_sh_degree(),
+            "estimated_bytes": self.model.estimated_bytes(),
+            **quality(self.model.gaussians(), self.held_out(), background),
+        }
+        self.model.train()
+        self._report["stages"].append(row)
+        CONSOLE.log(f"{name}: {row['psnr']:.2f} dB on {len(self.held_out())} held-out views")
+        for key in ("gaussians", "estimated_bytes", "psnr", "ssim"):
+            writer.put_scalar(name=f"LightGaussian/{key}", scalar=row[key], step=step)
+        if self._report_path is not None:
+            write_json(self._report_path, self._report)
+
+    def _resume_report(self, trainer: Any) -> None:
+        """Take over the rows that the run being resumed had measured up to its checkpoint."""
+        source = trainer.config.load_dir or (trainer.config.load_checkpoint and trainer.config.load_checkpoint.parent)
+        if source and (source.parent / REPORT_NAME).exists():
+            rows = read_json(source.parent / REPORT_NAME)["stages"]
+            self._report["stages"] = [row for row in rows if row["step"] < trainer._start_step]
+
+
+def required_teacher(config: LightGaussianPipelineConfig) -> Path:
+    """The teacher's path.
+
+    Raises:
+        InputError: there is none.
+    """
+    if config.teacher is None:
+        raise InputError("lightgaussian: no teacher; give one with --pipeline.teacher RUN_FOLDER (or a .ply)")
+    return config.teacher
+
+
+def adopt_dataset(config: LightGaussianPipelineConfig) -> None:
+    """Without --data, train on the dataset of the teacher's run, read by the same dataset parser.
+
+    Raises:
+        InputError: the teacher is a bare splat file, which knows no dataset.
+    """
+    teacher = find_teacher(required_teacher(config))
+    given = config.datamanager.data is not None or _names_a_folder(config.datamanager.dataparser.data)
+    if given:
+        return
+    if teacher.config is None:
+        raise InputError(f"teacher {teacher.source}: knows no dataset; give one with --data DATASET")
+    theirs = read_config(teacher.config).pipeline.datamanager
+    config.datamanager.dataparser = theirs.dataparser
+    config.datamanager.data = theirs.data or theirs.dataparser.data
+
+
+def _names_a_folder(path: Path | None) -> bool:
+    return path is not None and Path(path) != Path() and Path(path).exists()
