@@ -11,6 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from numba import njit
+
 from radcomp_plugins.errors import InputError
 
 ENV_NUM_THREADS = "RADCOMP_NUM_THREADS"
@@ -105,3 +107,12 @@ def _forget_pool() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
+
+
+@njit(nogil=True, cache=True)
+def stripe(start: int, step: int, count: int) -> tuple[int, int]:
+    """First and one past the last of the `count` items that call `start` of `step` does, for use inside kernels.
+
+    Contiguous, so that two threads do not write into the same cache line; the shares differ by one at most.
+    """
+    return count * start // step, count * (start + 1) // step
