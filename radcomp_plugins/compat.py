@@ -185,8 +185,10 @@ def reroot(config: "TrainerConfig", config_path: Path) -> "TrainerConfig":
         config.output_dir = run.parents[2]
         config.experiment_name, config.timestamp = run.parents[1].name, run.name
     else:
-        # The folders above were renamed, and the config builds its path from their names; an absolute part wins.
-        config.relative_model_dir = run / config.relative_model_dir
+        # The folders above were renamed, and the config builds its path from their names; an absolute part wins. One
+        # that is absolute already was mended so before, for the run that this one was copied from.
+        models = config.relative_model_dir
+        config.relative_model_dir = run / (models.name if models.is_absolute() else models)
     for owner, name, path in [*_paths_of(config, nested=False), *_paths_of(config.pipeline)]:
         setattr(owner, name, _find_moved(path, run, recorded))
     return config
@@ -335,7 +337,12 @@ def install_tyro_hook() -> None:
     @functools.wraps(original)
     def cli(f: Any, *args: Any, **kwargs: Any) -> Any:
         use_our_eval_setup()
-        return original(_with_our_exports(f), *args, **kwargs)
+        commands = _with_our_exports(f)
+        if commands is not f and kwargs.get("args") is None:
+            from radcomp_plugins.cli.export import spell_out_flags
+
+            kwargs["args"] = spell_out_flags(sys.argv[1:])
+        return original(commands, *args, **kwargs)
 
     tyro.cli = cli  # type: ignore[assignment]
 

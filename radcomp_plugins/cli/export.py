@@ -1,0 +1,99 @@
+"""`radcomp export METHOD`, and the same as `ns-export METHOD`: write a trained run as files that other programs open."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+SplatFormatName = Literal["sog", "ply"]
+
+
+@dataclass
+class ExportLightGaussian:
+    """Write a LightGaussian run as an asset folder: splat files, manifest with measured quality, and a small run.
+
+    Example: radcomp export lightgaussian --load-config outputs/chair/lightgaussian-tiny/*/config.yml --output-dir chair
+    """
+
+    load_config: Path
+    """config.yml of the run, or its folder."""
+    output_dir: Path
+    """The folder to make."""
+    formats: tuple[SplatFormatName, ...] = ("sog", "ply")
+    """Files to write. The first is the one that the folder's `run/` shows in ns-viewer, ns-eval and ns-render."""
+    with_quality: bool = True
+    """Decode the written file and measure it on the held-out views; needs the run's dataset."""
+    overwrite: bool = False
+    """Replace an asset that is already there."""
+
+    def main(self) -> None:
+        """Export, and say what was written."""
+        from radcomp_plugins.lightgaussian.asset import export_run
+
+        export_run(
+            self.load_config,
+            self.output_dir,
+            formats=self.formats,
+            with_quality=self.with_quality,
+            overwrite=self.overwrite,
+        )
+        print_files(self.output_dir)
+
+
+@dataclass
+class ExportSplats:
+    """Write the Gaussians of any splat run, checkpoint or splat file as splat files, as they are.
+
+    Unlike ns-export gaussian-splat it needs neither the dataset nor open3d.
+    Example: radcomp export splats --load-config outputs/chair/splatfacto-tiny/*/config.yml --output-dir chair
+    """
+
+    load_config: Path
+    """config.yml of a run, its folder, a checkpoint, or a splat file."""
+    output_dir: Path
+    """The folder to write scene.ply or scene.sog into."""
+    formats: tuple[SplatFormatName, ...] = ("ply",)
+    """Files to write."""
+    overwrite: bool = False
+    """Replace files that are already there."""
+
+    def main(self) -> None:
+        """Export, and say what was written."""
+        from radcomp_plugins.core.files import refuse_overwrite
+        from radcomp_plugins.splats.formats.registry import write_splats
+        from radcomp_plugins.teachers.load import load_splats
+
+        paths = [self.output_dir / f"scene.{name}" for name in self.formats]
+        for path in paths:
+            refuse_overwrite(path, self.overwrite)
+        scene = load_splats(self.load_config)
+        for path in paths:
+            write_splats(path, scene, overwrite=self.overwrite)
+        print_files(self.output_dir)
+
+
+EXPORTS = (
+    Annotated[ExportLightGaussian, tyro.conf.subcommand(name="lightgaussian")],
+    Annotated[ExportSplats, tyro.conf.subcommand(name="splats")],
+)
+"""Members for a tyro union: those of `radcomp export`, which ns-export gets as well."""
+
+
+def spell_out_flags(args: Sequence[str], flags: Sequence[str] = ("--overwrite",)) -> list[str]:
+    """`--overwrite` as `--overwrite True`: commands take booleans like ns-*, with a value, but a bare flag is clear."""
+    spelled: list[str] = []
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        spelled.append(arg)
+        if arg in flags and following not in ("True", "False"):
+            spelled.append("True")
+    return spelled
+
+
+def print_files(folder: Path) -> None:
+    """List the files of a folder with their sizes."""
+    from nerfstudio.utils.rich_utils import CONSOLE
+
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        CONSOLE.print(f"{path.stat().st_size:>12,} bytes  {path}", soft_wrap=True, highlight=False)

@@ -1,0 +1,78 @@
+"""`radcomp`: make trained radiance fields small and fast.
+
+The subcommands lie in modules of their own, which import what is heavy only when they run.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Union
+
+import tyro
+
+from radcomp_plugins.cli.export import EXPORTS, spell_out_flags
+from radcomp_plugins.cli.info import Info
+from radcomp_plugins.errors import InputError
+
+
+@dataclass
+class Export:
+    """Write a trained run as files that other programs open."""
+
+    method: Union[EXPORTS]  # type: ignore[valid-type]  # noqa: UP007
+    """What kind of run it is."""
+
+    def main(self) -> None:
+        """Run the chosen export."""
+        self.method.main()
+
+
+COMMANDS = (
+    Annotated[Export, tyro.conf.subcommand(name="export")],
+    Annotated[Info, tyro.conf.subcommand(name="info")],
+)
+
+BARE_FLAGS = ("--overwrite", "--json")
+
+
+def run(args: Sequence[str] | None = None) -> None:
+    """Parse a command line and run it; `args` is sys.argv's rest by default."""
+    commands = tyro.conf.OmitArgPrefixes[tyro.conf.OmitSubcommandPrefixes[Union[COMMANDS]]]  # noqa: UP007
+    command = tyro.cli(
+        tyro.conf.FlagConversionOff[commands],
+        prog="radcomp",
+        description="Make trained radiance fields small and fast.",
+        args=spell_out_flags(sys.argv[1:] if args is None else args, BARE_FLAGS),
+    )
+    command.main()
+
+
+def entrypoint() -> None:
+    """The console script: a user's mistake is one line and exit code 1."""
+    try:
+        run()
+    except InputError as error:
+        print_error(str(error))
+        sys.exit(1)
+    except (ImportError, OSError) as error:
+        from radcomp_plugins.compat import one_line
+
+        line = one_line(error)
+        if line is None:
+            raise
+        print_error(line)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def print_error(line: str) -> None:
+    """Print one line, however long, with nothing in it taken for markup."""
+    from nerfstudio.utils.rich_utils import CONSOLE
+    from rich.markup import escape
+
+    CONSOLE.print(f"[bold red]Error:[/bold red] {escape(line)}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    entrypoint()
