@@ -26,6 +26,14 @@ INFINITE_LOGIT = 30.0
 """Stands for an infinite opacity logit or the logarithm of a zero scale: sigmoid and exp are exact to 1e-13 there."""
 
 _ANTIALIASED_COMMENT = "SplatRenderMode: mip"
+_RENDER_MODES = {
+    "splatrendermode: mip": True,
+    "splatrendermode: default": False,
+    "antialiased 1": True,
+    "antialiased 0": False,
+}
+"""Comments that tell the rasterize mode, lower case: Brush's, which is the one written, and Postshot's."""
+
 _BYTE_ORDER = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "="}
 _DTYPES = {
     **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"},
@@ -89,7 +97,7 @@ def read_ply(path: Path | str) -> Gaussians:
         assert element is not None
         rest_names = _rest_names(element, path)
         rows = _read_rows(file, header, element, path)
-    return _to_gaussians(rows, rest_names, any(_ANTIALIASED_COMMENT in c for c in header.comments), path)
+    return _to_gaussians(rows, rest_names, _is_antialiased(header.comments), path)
 
 
 def write_ply(
@@ -212,6 +220,14 @@ def _check_is_splat(header: _Header, element: _Element | None, path: Path) -> No
         raise InputError(f"{path}: a list property before or in the vertices, expected properties of fixed size")
     if element.count == 0:
         raise InputError(f"{path} has 0 Gaussians, expected at least one")
+
+
+def _is_antialiased(comments: list[str]) -> bool:
+    """The last comment on the rasterize mode decides; without any it is the classic one."""
+    known = [
+        _RENDER_MODES[c] for c in (" ".join(comment.lower().split()) for comment in comments) if c in _RENDER_MODES
+    ]
+    return bool(known) and known[-1]
 
 
 def _rest_names(element: _Element, path: Path) -> list[str]:

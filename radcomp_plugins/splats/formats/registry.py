@@ -7,6 +7,7 @@ from typing import Any
 
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.splats.formats.ply import read_ply, write_ply
+from radcomp_plugins.splats.formats.sog import read_sog, write_sog
 from radcomp_plugins.splats.gaussians import Gaussians
 
 
@@ -31,6 +32,7 @@ class SplatFormat:
 
 FORMATS: dict[str, SplatFormat] = {
     "ply": SplatFormat("ply", (".ply",), "3D Gaussian splatting .ply", read_ply, write_ply),
+    "sog": SplatFormat("sog", (".sog",), "PlayCanvas SOG version 2", read_sog, write_sog),
 }
 
 
@@ -75,7 +77,7 @@ def splat_format_of(path: Path | str) -> str:
     if not path.exists():
         raise InputError(f"{path}: no such file, expected {_list_formats()}")
     if path.is_dir():
-        if (path / "meta.json").is_file() and "sog" in FORMATS:
+        if (path / "meta.json").is_file():
             return "sog"
         raise InputError(f"{path} is a folder without meta.json, expected a splat file: {_list_formats()}")
     try:
@@ -85,7 +87,7 @@ def splat_format_of(path: Path | str) -> str:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if magic.startswith(b"ply"):
         return "ply"
-    if (magic.startswith(b"PK") or magic.lstrip().startswith(b"{")) and "sog" in FORMATS:
+    if magic.startswith(b"PK") or magic.lstrip().startswith(b"{"):
         return "sog"
     raise InputError(f"{path}: starts with {magic[:4]!r}, not a splat format known here; expected {_list_formats()}")
 

@@ -1,0 +1,285 @@
+"""Writes SOG version 2 (see `sog`): every byte the format leaves free is spent where the picture notices.
+
+Three liberties of the format are used. A Gaussian has 24 equal descriptions (its axes in any order and sign), and the
+one with the smallest rotation is written: quaternions then need 4.6 bits less. All codebooks and the SH palette are
+optimal for errors weighted by significance. And the palette's entries are numbered so that images of them compress.
+"""
+
+import itertools
+import json
+import math
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from radcomp_plugins.core import vq
+from radcomp_plugins.core.files import atomic_write
+from radcomp_plugins.core.quantize import assign_nearest, optimal_codebook, quantize_uniform, signed_log
+from radcomp_plugins.core.threads import get_num_threads
+from radcomp_plugins.splats.formats.ply import check_writable
+from radcomp_plugins.splats.formats.webp import Pixels, encode_webp
+from radcomp_plugins.splats.gaussians import Gaussians
+
+CODEBOOK_SIZE = 256
+MAX_PALETTE = 65536
+PALETTE_COLUMNS = 64
+QUAT_TAG = 252
+MORTON_BITS = 21
+KMEANS_ITERATIONS = 10
+CODEBOOK_DIGITS = 5
+
+SMALLEST_THREE = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
+"""The components that are stored when component i is left out."""
+
+Array64 = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int64]
+Palette = tuple[Float[Tensor, "K D"], Int[Tensor, " N"]]
+
+
+def default_palette_size(count: int) -> int:
+    """Entries of the SH palette for `count` Gaussians when nothing else is asked for: a sixteenth, 64 to 65,536."""
+    return min(max(64, count // 16 // 64 * 64), MAX_PALETTE)
+
+
+def write_sog(
+    path: Path | str,
+    gaussians: Gaussians,
+    *,
+    palette_size: int | None = None,
+    sh_palette: Palette | None = None,
+    significance: Float[Tensor, " N"] | None = None,
+    position_bits: int = 16,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> dict[str, int]:
+    """Writes a `.sog` bundle; the same arguments give the same bytes on the same machine.
+
+    Args:
+        path: Where to write.
+        gaussians: The scene; all finite.
+        palette_size: Entries of the SH palette, 1 to 65,536; None takes `default_palette_size`. Fewer are written
+            where the scene has fewer different SH vectors.
+        sh_palette: A palette to use as it is, in place of k-means: vectors [K, 3 R] or [K, R, 3] in the layout of
+            `Gaussians.shN` (channels innermost), and the label of each Gaussian.
+        significance: How much the error of each Gaussian matters, not negative; None weighs all alike.
+        position_bits: Bits of each coordinate that are used, 8 to 16. Each one less saves 0.375 bytes a Gaussian and
+            doubles the error, which is at most half a step of 2^-bits of the scene's extent in signed logarithm.
+        seed: Seeds k-means.
+        overwrite: Whether an existing file may be replaced.
+
+    Returns:
+        Bytes of each part of the file; their sum is its size.
+
+    Raises:
+        InputError: Nothing to write, Gaussians that are not finite, the file exists, or the disk is full.
+        ValueError: A palette, significance or option of the wrong shape or range.
+    """
+    path = Path(path)
+    check_writable(gaussians, path)
+    if not 8 <= position_bits <= 16:
+        raise ValueError(f"position_bits {position_bits}, expected 8 to 16")
+    weights = _check_significance(significance, len(gaussians))
+    with atomic_write(path, overwrite=overwrite) as file:
+        order = _morton_order(_numpy(gaussians.means))
+        palette = _palette(gaussians, palette_size, sh_palette, weights, seed)
+        meta, images = _encode(gaussians, order, weights[order], palette, position_bits)
+        with ThreadPoolExecutor(get_num_threads()) as pool:
+            parts = dict(zip(images, pool.map(encode_webp, images.values()), strict=True))
+        with zipfile.ZipFile(file, "w") as archive:
+            text = json.dumps(meta, separators=(",", ":"), allow_nan=False).encode("ascii")
+            sizes = {"meta.json": _add(archive, "meta.json", text, zipfile.ZIP_DEFLATED)}
+            for name, data in parts.items():
+                sizes[name] = _add(archive, name, data, zipfile.ZIP_STORED)
+        sizes["zip"] = file.tell() - sum(sizes.values())
+    return sizes
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes, method: int) -> int:
+    """Adds a file with nothing of this machine or moment in its header; returns its size in the archive."""
+    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    entry.create_system, entry.external_attr = 3, 0o644 << 16
+    archive.writestr(entry, data, compress_type=method, compresslevel=9)
+    return entry.compress_size
+
+
+def _check_significance(significance: Tensor | None, count: int) -> Array64:
+    if significance is None:
+        return np.ones(count)
+    weights = _numpy(significance)
+    if weights.shape != (count,) or not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(f"significance of shape {weights.shape}, expected ({count},), finite and not negative")
+    return weights
+
+
+def _encode(
+    g: Gaussians,
+    order: Labels,
+    weights: Array64,
+    palette: tuple[npt.NDArray[np.float32], Labels] | None,
+    position_bits: int,
+) -> tuple[dict[str, Any], dict[str, Pixels]]:
+    """Metadata and images of the Gaussians in `order`; `weights` are in that order, the palette's labels are not."""
+    quats, scales = _smallest_rotation(_numpy(g.quats)[order], _numpy(g.scales)[order])
+    low, high, levels = _position_levels(_numpy(g.means)[order], position_bits)
+    scale_book, scale_bytes = _code(scales, weights)
+    colour_book, colour_bytes = _code(_numpy(g.sh0)[order], weights)
+    alpha = np.rint(255.0 / (1.0 + np.exp(-_numpy(g.opacities)[order, None])))
+    three = np.rint((quats[:, 1:] * math.sqrt(2.0) * 0.5 + 0.5) * 255.0)
+    columns = {
+        "means_l": levels & 255,
+        "means_u": levels >> 8,
+        "scales": scale_bytes,
+        "quats": np.concatenate([three, np.full((len(g), 1), QUAT_TAG)], axis=1),
+        "sh0": np.concatenate([colour_bytes, alpha], axis=1),
+    }
+    images = {f"{name}.webp": _image(values) for name, values in columns.items()}
+    meta: dict[str, Any] = {"version": 2, "asset": {"generator": "radcomp"}, "count": len(g)}
+    if g.antialiased:
+        meta |= {"model": "antialiased", "antialias": True}
+    meta["means"] = {"mins": low.tolist(), "maxs": high.tolist(), "files": ["means_l.webp", "means_u.webp"]}
+    meta["scales"] = {"codebook": scale_book.tolist(), "files": ["scales.webp"]}
+    meta["quats"] = {"files": ["quats.webp"]}
+    meta["sh0"] = {"codebook": colour_book.tolist(), "files": ["sh0.webp"]}
+    if palette is not None:
+        entries, labels = palette
+        book, centroids = _code_palette(entries, labels[order], weights)
+        labels = labels[order, None]
+        meta["shN"] = {"count": len(entries), "bands": g.sh_degree, "codebook": book.tolist()}
+        meta["shN"]["files"] = ["shN_centroids.webp", "shN_labels.webp"]
+        images["shN_centroids.webp"] = centroids
+        images["shN_labels.webp"] = _image(np.concatenate([labels & 255, labels >> 8, 0 * labels], axis=1))
+    return meta, images
+
+
+def _position_levels(means: Array64, bits: int) -> tuple[Array64, Array64, Labels]:
+    """Range of the signed logarithms, and 16-bit levels of which the lowest 16 - bits bits are zero."""
+    y = signed_log(means)
+    low, high = y.min(axis=0), y.max(axis=0)
+    levels = quantize_uniform(y, low, high, bits) << (16 - bits)
+    # The last level that is used must still decode to the end of the range.
+    return low, low + (high - low) * (65535 / ((2**bits - 1) << (16 - bits))), levels
+
+
+def _code(values: Array64, weights: Array64) -> tuple[Array64, Labels]:
+    """Codebook, rounded to the digits that go into the file, and the index of each value's entry."""
+    book = optimal_codebook(values, CODEBOOK_SIZE, np.broadcast_to(weights[:, None], values.shape))
+    book = np.array([float(f"{v:.{CODEBOOK_DIGITS}g}") for v in book])
+    return book, assign_nearest(values, book)
+
+
+def _image(columns: npt.NDArray) -> Pixels:
+    """[N, C] bytes as an image with sides that are multiples of 4, padded with zeros at the end."""
+    width = math.ceil(math.sqrt(len(columns)) / 4) * 4
+    height = math.ceil(len(columns) / width / 4) * 4
+    pixels = np.zeros((height * width, columns.shape[1]), np.uint8)
+    pixels[: len(columns)] = columns
+    return pixels.reshape(height, width, -1)
+
+
+def _morton_order(means: Array64) -> Labels:
+    """Order along a Z-curve of 21 bits per axis over the scene's box in signed logarithm; equal codes keep theirs."""
+    y = signed_log(means)
+    cells = quantize_uniform(y, y.min(axis=0), y.max(axis=0), MORTON_BITS)
+    code = np.zeros(len(cells), np.int64)
+    for bit in range(MORTON_BITS):
+        for axis in range(3):
+            code |= (cells[:, axis] >> bit & 1) << (3 * bit + axis)
+    return np.argsort(code, kind="stable")
+
+
+def _axis_rotations() -> tuple[Array64, Labels]:
+    """The 24 rotations that map the axes onto each other: quaternions [24, 4], and where each axis is taken from."""
+    half = math.sqrt(0.5)
+    quats = [q for q in itertools.product((-1.0, 0.0, 1.0), repeat=4) if sum(map(abs, q)) in (1.0, 2.0)]
+    quats = [q for q in quats if next(v for v in q if v) > 0]
+    unit = np.array([[v * (1.0 if sum(map(abs, q)) == 1 else half) for v in q] for q in quats])
+    halves = np.array([q for q in itertools.product((0.5, -0.5), repeat=4) if q[0] > 0])
+    rotations = np.concatenate([unit, halves])
+    w, x, y, z = rotations.T
+    columns = [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)]
+    columns += [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)]
+    columns += [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]
+    matrices = np.stack(columns, axis=1).reshape(-1, 3, 3)
+    return rotations, np.abs(matrices).argmax(axis=1)
+
+
+def _smallest_rotation(quats: Array64, scales: Array64) -> tuple[Array64, Array64]:
+    """The same ellipsoids with their axes renamed so that each rotates least: w >= 0.85, the largest component.
+
+    R S^2 R^T does not change when R is multiplied by a rotation M of the axes onto each other and the scales are
+    permuted along.
+    """
+    rotations, source = _axis_rotations()
+    q = quats / np.linalg.norm(quats, axis=1, keepdims=True)
+    # The real part of q m for each m. Written out, not as a matrix product, so that ties fall the same way everywhere.
+    real = sum(q[:, i, None] * (rotations[:, i] * (1.0 if i == 0 else -1.0)) for i in range(4))
+    choice = np.abs(real).argmax(axis=1)
+    aw, ax, ay, az = q.T
+    bw, bx, by, bz = rotations[choice].T
+    product = np.stack(
+        [
+            aw * bw - ax * bx - ay * by - az * bz,
+            aw * bx + ax * bw + ay * bz - az * by,
+            aw * by - ax * bz + ay * bw + az * bx,
+            aw * bz + ax * by - ay * bx + az * bw,
+        ],
+        axis=1,
+    )
+    product *= np.where(product[:, :1] < 0, -1.0, 1.0)
+    return product, np.take_along_axis(scales, source[choice], axis=1)
+
+
+def _palette(
+    g: Gaussians, size: int | None, given: Palette | None, weights: Array64, seed: int
+) -> tuple[npt.NDArray[np.float32], Labels] | None:
+    """Palette [K, R, 3] and labels [N] in the Gaussians' own order, every entry in use; None without higher SH."""
+    if g.sh_degree == 0:
+        return None
+    x = g.shN.detach().cpu().float().flatten(1)
+    if given is not None:
+        entries, labels = given[0].detach().cpu().float().flatten(1), given[1].detach().cpu().long()
+        if entries.shape[1:] != x.shape[1:] or labels.shape != (len(g),) or not entries.isfinite().all():
+            raise ValueError(f"palette {tuple(entries.shape)}, labels {tuple(labels.shape)}, expected {tuple(x.shape)}")
+        if len(entries) > MAX_PALETTE or labels.min() < 0 or labels.max() >= len(entries):
+            raise ValueError(f"{len(entries)} palette entries, labels to {labels.max()}, expected up to {MAX_PALETTE}")
+    else:
+        size = default_palette_size(len(g)) if size is None else size
+        if not 1 <= size <= MAX_PALETTE:
+            raise ValueError(f"palette size {size}, expected 1 to {MAX_PALETTE}")
+        entries, labels = torch.unique(x, dim=0, return_inverse=True)
+        if len(entries) > size:
+            entries, labels = vq.kmeans(x, size, torch.from_numpy(weights).float(), KMEANS_ITERATIONS, seed)
+    used, labels = torch.unique(labels, return_inverse=True)
+    rank = _palette_order(entries[used])
+    position = torch.empty_like(rank)
+    position[rank] = torch.arange(len(rank))
+    return entries[used][rank].reshape(len(used), -1, 3).numpy(), position[labels].numpy()
+
+
+def _palette_order(entries: Float[Tensor, "K D"]) -> Int[Tensor, " K"]:
+    """Order in which neighbours look alike: by their value along the direction in which they differ most."""
+    centred = (entries - entries.mean(dim=0)).double()
+    _, vectors = torch.linalg.eigh(centred.T @ centred)
+    return torch.argsort(centred @ vectors[:, -1], stable=True)
+
+
+def _code_palette(entries: npt.NDArray[np.float32], labels: Labels, weights: Array64) -> tuple[Array64, Pixels]:
+    """Codebook for the numbers of the palette, and its image: 64 entries a row, R pixels an entry."""
+    used = np.bincount(labels, weights=weights, minlength=len(entries))
+    flat = entries.reshape(len(entries), -1).astype(np.float64)
+    book, indices = _code(flat, used)
+    rows = -(-len(entries) // PALETTE_COLUMNS)
+    pixels = np.zeros((rows * PALETTE_COLUMNS, flat.shape[1] // 3, 3), np.uint8)
+    pixels[: len(entries)] = indices.reshape(len(entries), -1, 3)
+    return book, pixels.reshape(rows, -1, 3)
+
+
+def _numpy(tensor: Tensor) -> Array64:
+    return tensor.detach().cpu().numpy().astype(np.float64)
