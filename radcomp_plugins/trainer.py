@@ -16,12 +16,15 @@ class RunAnywhereTrainerConfig(TrainerConfig):
     """nerfstudio's trainer config, which picks the CPU where CUDA is absent and saves absolute paths.
 
     ns-train calls `set_timestamp` once the command line is read and before the config is printed, saved and run, so
-    both happen there; nothing else of upstream's behaviour changes.
+    both happen there; nothing else of upstream's behaviour changes. A pipeline config with a method `prepare` is asked
+    first to complete itself: what it fills in is then printed, saved and run like what the user typed.
     """
 
     def set_timestamp(self) -> None:
         """Fix what depends on this machine and working directory, then the timestamp."""
         self.pick_device()
+        if hasattr(self.pipeline, "prepare"):
+            self.pipeline.prepare()
         self.make_paths_absolute()
         super().set_timestamp()
 

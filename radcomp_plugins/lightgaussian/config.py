@@ -38,7 +38,7 @@ class LightGaussianModelConfig(DeviceFreeSplatfactoModelConfig):
 
 
 @dataclass
-class BakedSplatModelConfig(DeviceFreeSplatfactoModelConfig):
+class BakedSplatModelConfig(LightGaussianModelConfig):
     """An exported splat file as a model: what ns-viewer, ns-eval and ns-render show is the decoded file."""
 
     _target: Type = field(default_factory=lambda: build_baked_model)
@@ -98,3 +98,9 @@ class LightGaussianPipelineConfig(SplatPipelineConfig):
     """Measure PSNR on the held-out views before and after each stage and write stages.json into the run folder."""
     log_artifact: bool = False
     """Export the asset when training ends and log it with its report as a wandb artifact (needs --vis wandb)."""
+
+    def prepare(self) -> None:
+        """Find the teacher and take its dataset where no other is named, before the config is saved."""
+        from radcomp_plugins.lightgaussian.pipeline import adopt_dataset
+
+        adopt_dataset(self)

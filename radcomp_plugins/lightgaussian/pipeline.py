@@ -45,6 +45,7 @@ class LightGaussianPipeline(SplatPipeline):
             self._teacher = [teacher.to(self.device)]
             self.model.start_from(self.teacher)
             self.stages = plan(config, self.teacher.sh_degree)
+        self._begun = -1
         self._held_out: list[HeldOutView] = []
         self._report: dict[str, Any] = {"schema_version": 1, "stages": []}
         self._report_path: Path | None = None
@@ -71,9 +72,11 @@ class LightGaussianPipeline(SplatPipeline):
         return total_steps(self.stages)
 
     def begin_step(self, step: int) -> None:
-        """Act where a stage begins, and set the learning rates of the step."""
-        for stage in starting_at(self.stages, step):
-            self.act(stage)
+        """Act where a stage begins, once, and set the learning rates of the step."""
+        if step != self._begun:
+            self._begun = step
+            for stage in starting_at(self.stages, step):
+                self.act(stage)
         self._schedule(step)
 
     def finish_step(self, step: int) -> None:
@@ -218,15 +221,12 @@ def adopt_dataset(config: LightGaussianPipelineConfig) -> None:
         InputError: the teacher is a bare splat file, which knows no dataset.
     """
     teacher = find_teacher(required_teacher(config))
-    given = config.datamanager.data is not None or _names_a_folder(config.datamanager.dataparser.data)
-    if given:
+    manager = config.datamanager
+    # The parsers' default is the working directory, written "." or, once a config was saved, in full.
+    if manager.data is not None or manager.dataparser.data not in (Path(), Path.cwd()):
         return
     if teacher.config is None:
         raise InputError(f"teacher {teacher.source}: knows no dataset; give one with --data DATASET")
     theirs = read_config(teacher.config).pipeline.datamanager
-    config.datamanager.dataparser = theirs.dataparser
-    config.datamanager.data = theirs.data or theirs.dataparser.data
-
-
-def _names_a_folder(path: Path | None) -> bool:
-    return path is not None and Path(path) != Path() and Path(path).exists()
+    manager.dataparser = theirs.dataparser
+    manager.data = theirs.data or theirs.dataparser.data

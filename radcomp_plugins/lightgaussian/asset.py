@@ -1,0 +1,161 @@
+"""The exported asset: the compressed scene in files that other programs open, measured after decoding them.
+
+    scene.sog           SOG v2, with LightGaussian's codebook as its SH palette
+    scene.ply           the same scene as 3DGS .ply at the reduced SH degree, uncompressed
+    run/                a small nerfstudio run: ns-viewer, ns-eval and ns-render show the decoded scene.sog
+    manifest.json       files with bytes and sha256, transform to the dataset's own frame, measured quality
+"""
+
+import copy
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from radcomp_plugins import compat
+from radcomp_plugins.core.files import atomic_dir, write_manifest
+from radcomp_plugins.errors import InputError
+from radcomp_plugins.lightgaussian.config import BakedSplatModelConfig
+from radcomp_plugins.lightgaussian.model import LightGaussianModel
+from radcomp_plugins.splats.config import SplatPipelineConfig
+from radcomp_plugins.splats.evaluate import held_out_views, quality
+from radcomp_plugins.splats.formats.registry import read_splats, write_splats
+from radcomp_plugins.splats.formats.sog import MAX_PALETTE, write_sog
+from radcomp_plugins.splats.gaussians import Gaussians
+from radcomp_plugins.teachers.load import CHECKPOINT_FOLDER, load_splats
+
+FORMAT = "radcomp-lightgaussian"
+VERSION = 1
+AssetFormat = Literal["sog", "ply"]
+
+
+def sh_palette(model: LightGaussianModel) -> tuple[Tensor, Tensor] | None:
+    """The codebook [K, D] and labels [N] that a .sog can take as they are: Gaussians with SH of their own get entries
+    of their own. None where there is no codebook, or too many entries: the writer then makes a palette itself."""
+    codebook, labels = model.codebook.detach(), model.sh_labels.long()
+    own = torch.where(labels < 0)[0]
+    if codebook.shape[0] == 0 or codebook.shape[0] + len(own) > MAX_PALETTE:
+        return None
+    labels = labels.clone()
+    labels[own] = codebook.shape[0] + torch.arange(len(own), device=labels.device)
+    rest = model.gauss_params["features_rest"].detach()[own].flatten(1)
+    return torch.cat([codebook, rest]), labels
+
+
+def write_scene(folder: Path, model: LightGaussianModel, formats: Sequence[AssetFormat]) -> dict[str, Any]:
+    """Write the scene into a folder in each format; returns what the .sog writer says about its parts."""
+    scene = model.gaussians()
+    parts: dict[str, Any] = {}
+    for suffix in formats:
+        path = folder / f"scene.{suffix}"
+        if suffix == "sog":
+            weights = model.significance if bool(model.significance.any()) else None
+            parts = write_sog(path, scene, sh_palette=sh_palette(model), significance=weights)
+        else:
+            write_splats(path, scene)
+    return parts
+
+
+def baked_run(folder: Path, config: Any, asset: Path, transforms: Path | None) -> None:
+    """A run folder whose checkpoint is the asset file itself."""
+    baked = copy.deepcopy(config)
+    fields = {
+        name: value
+        for name, value in vars(config.pipeline.model).items()
+        if name in BakedSplatModelConfig.__dataclass_fields__ and name != "_target"
+    }
+    baked.pipeline = SplatPipelineConfig(datamanager=baked.pipeline.datamanager, model=BakedSplatModelConfig(**fields))
+    baked.load_dir = baked.load_step = baked.load_checkpoint = None
+    checkpoints = folder / CHECKPOINT_FOLDER
+    checkpoints.mkdir(parents=True)
+    (folder / "config.yml").write_text(yaml.dump(baked), "utf8")
+    data = torch.from_numpy(np.frombuffer(asset.read_bytes(), dtype=np.uint8).copy())
+    state = {"_model.asset": data}
+    torch.save({"step": 0, "pipeline": state, "optimizers": {}, "schedulers": {}, "scalers": {}},
+               checkpoints / "step-000000000.ckpt")  # fmt: skip
+    if transforms is not None:
+        shutil.copyfile(transforms, folder / transforms.name)
+
+
+def dataset_frame(run: Path) -> tuple[dict[str, Any], Path | None]:
+    """How the scene's frame comes from the dataset's own: x_scene = scale * (transform @ [x_dataset, 1])."""
+    path = run / "dataparser_transforms.json"
+    if not path.exists():
+        return {"transform": np.eye(4)[:3].tolist(), "scale": 1.0}, None
+    stored = json.loads(path.read_text())
+    return {"transform": stored["transform"], "scale": stored["scale"]}, path
+
+
+def measure(pipeline: Any, decoded: Gaussians, teacher: Gaussians | None) -> dict[str, Any]:
+    """Quality of the decoded scene on the held-out photos and against the teacher's pictures of the same views."""
+    model = pipeline.model
+    background = model._get_background_color().to(model.device)
+    views = held_out_views(pipeline.datamanager.fixed_indices_eval_dataloader, background)
+    if not views:
+        return {"num_views": 0}
+    decoded = decoded.to(model.device)
+    result: dict[str, Any] = {"num_views": len(views), **quality(decoded, views, background)}
+    if teacher is not None:
+        teacher = teacher.to(model.device)
+        result["teacher"] = quality(teacher, views, background)
+        result["to_teacher"] = quality(decoded, views, background, reference=teacher)
+    return result
+
+
+def export_run(
+    load_config: Path,
+    output_dir: Path,
+    *,
+    formats: Sequence[AssetFormat] = ("sog", "ply"),
+    with_quality: bool = True,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Export a LightGaussian run as an asset folder.
+
+    Args:
+        load_config: config.yml of the run, or its folder.
+        output_dir: the folder to make.
+        formats: files to write; the first is the one that `run/` shows.
+        with_quality: measure the decoded file on the held-out views, which needs the dataset.
+        overwrite: replace an asset that is already there.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InputError: the run is no LightGaussian run, its dataset is missing, or the output exists.
+    """
+    config, pipeline, _, _ = compat.load_run(load_config, test_mode="test" if with_quality else "inference")
+    model = pipeline.model
+    if not isinstance(model, LightGaussianModel):
+        raise InputError(f"{load_config}: a run of {config.method_name}, expected one of lightgaussian")
+    run = Path(load_config) if Path(load_config).is_dir() else Path(load_config).parent
+    frame, transforms = dataset_frame(run)
+    with atomic_dir(output_dir, overwrite) as folder:
+        parts = write_scene(folder, model, formats)
+        shown = folder / f"scene.{formats[0]}"
+        decoded = read_splats(shown)
+        baked_run(folder / "run", config, shown, transforms)
+        teacher_path = getattr(config.pipeline, "teacher", None)
+        known = teacher_path is not None and Path(teacher_path).exists()
+        teacher = load_splats(Path(teacher_path)) if with_quality and known else None
+        return write_manifest(
+            folder,
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "method": config.method_name,
+                "gaussians": len(decoded),
+                "sh_degree": decoded.sh_degree,
+                "antialiased": decoded.antialiased,
+                "dataset_to_scene": frame,
+                "parts": parts,
+                "quality": measure(pipeline, decoded, teacher) if with_quality else None,
+            },
+        )
