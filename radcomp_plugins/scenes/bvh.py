@@ -16,19 +16,16 @@ class Bvh(NamedTuple):
     """Tree and triangles, the triangles in leaf order.
 
     Attributes:
-        bounds: [M, 6] float64 lower and upper corner of each node.
-        links: [M, 2] int32: (first triangle, count) of a leaf, (left child, 0) of an inner node; right is left + 1.
-        corner: [T, 3] float64 first vertex of a triangle.
-        edge1: [T, 3] float64 second minus first vertex.
-        edge2: [T, 3] float64 third minus first vertex.
+        boxes: [M, 12] float32 for each inner node the box of the left child (low, high), then of the right one.
+        links: [M, 2] int32 for each inner node its children: an inner node's number, or for a leaf
+            -(first triangle * (LEAF_SIZE + 1) + count) - 1.
+        triangles: [T, 9] float64 first vertex, second minus first, third minus first.
         order: [T] int32 index of the triangle in the list that was given.
     """
 
-    bounds: Float[np.ndarray, "M 6"]
+    boxes: Float[np.ndarray, "M 12"]
     links: Int[np.ndarray, "M 2"]
-    corner: Float[np.ndarray, "T 3"]
-    edge1: Float[np.ndarray, "T 3"]
-    edge2: Float[np.ndarray, "T 3"]
+    triangles: Float[np.ndarray, "T 9"]
     order: Int[np.ndarray, " T"]
 
 
@@ -127,25 +124,32 @@ def build(triangles: Float[np.ndarray, "T 3 3"]) -> Bvh:
         raise ValueError("a bounding volume hierarchy needs at least one triangle, got 0")
     lower, upper = triangles.min(axis=1), triangles.max(axis=1)
     bounds, links, order = _build(lower, upper, triangles.mean(axis=1))
-    # A triangle in an axis plane has a flat box; the rounding of the slab test must not lose it.
-    pad = 1e-9 * max(1.0, float(np.abs(bounds).max()))
-    bounds[:, :3] -= pad
-    bounds[:, 3:] += pad
-    ordered = triangles[order]
-    corner = np.ascontiguousarray(ordered[:, 0])
-    edge1 = np.ascontiguousarray(ordered[:, 1] - ordered[:, 0])
-    edge2 = np.ascontiguousarray(ordered[:, 2] - ordered[:, 0])
-    return Bvh(np.ascontiguousarray(bounds), np.ascontiguousarray(links), corner, edge1, edge2, order)
+    # A triangle in an axis plane has a flat box: rounding, of the box to float32 and in the slab test, must not lose it.
+    pad = 1e-6 * max(1.0, float(np.abs(bounds).max()))
+    bounds = (bounds + pad * np.repeat([-1.0, 1.0], 3)).astype(np.float32)
+    inner = links[:, 1] == 0
+    number = np.cumsum(inner) - 1
+    code = np.where(inner, number, -(links[:, 0] * (LEAF_SIZE + 1) + links[:, 1]) - 1)
+    if not inner.any():
+        # A tree of one leaf: an inner node whose right child is a leaf without triangles.
+        boxes, children = np.concatenate([bounds[0], bounds[0]])[None], np.array([[code[0], -1]])
+    else:
+        left = links[inner, 0]
+        boxes = np.concatenate([bounds[left], bounds[left + 1]], axis=1)
+        children = np.stack([code[left], code[left + 1]], axis=1)
+    tri = triangles[order]
+    flat = np.concatenate([tri[:, 0], tri[:, 1] - tri[:, 0], tri[:, 2] - tri[:, 0]], axis=1)
+    return Bvh(np.ascontiguousarray(boxes), np.ascontiguousarray(children.astype(np.int32)), flat, order)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _enter(bounds, node, ox, oy, oz, ix, iy, iz, far):
-    """Distance at which a ray enters a node's box, or infinity."""
-    a, b = (bounds[node, 0] - ox) * ix, (bounds[node, 3] - ox) * ix
+def _enter(boxes, node, c, ox, oy, oz, ix, iy, iz, far):
+    """Distance at which a ray enters the box that starts in column c of a node, or infinity."""
+    a, b = (boxes[node, c] - ox) * ix, (boxes[node, c + 3] - ox) * ix
     near, end = min(a, b), max(a, b)
-    a, b = (bounds[node, 1] - oy) * iy, (bounds[node, 4] - oy) * iy
+    a, b = (boxes[node, c + 1] - oy) * iy, (boxes[node, c + 4] - oy) * iy
     near, end = max(near, min(a, b)), min(end, max(a, b))
-    a, b = (bounds[node, 2] - oz) * iz, (bounds[node, 5] - oz) * iz
+    a, b = (boxes[node, c + 2] - oz) * iz, (boxes[node, c + 5] - oz) * iz
     near, end = max(near, min(a, b)), min(end, max(a, b))
     if near <= end and end >= 0.0 and near < far:
         return near
@@ -172,45 +176,45 @@ def trace(bvh, ox, oy, oz, dx, dy, dz, far, any_hit, stack):
     iy = 1.0 / (dy if abs(dy) > tiny else tiny)
     iz = 1.0 / (dz if abs(dz) > tiny else tiny)
     found, best_u, best_v = -1, 0.0, 0.0
-    bounds, links = bvh.bounds, bvh.links
-    corner, edge1, edge2 = bvh.corner, bvh.edge1, bvh.edge2
-    if _enter(bounds, 0, ox, oy, oz, ix, iy, iz, far) == np.inf:
-        return far, found, best_u, best_v
+    boxes, links, tri = bvh.boxes, bvh.links, bvh.triangles
     waiting, node = 0, 0
     while True:
-        first, count = links[node, 0], links[node, 1]
-        if count == 0:
-            near = _enter(bounds, first, ox, oy, oz, ix, iy, iz, far)
-            other = _enter(bounds, first + 1, ox, oy, oz, ix, iy, iz, far)
-            if near < np.inf or other < np.inf:
-                if near <= other:
-                    node, second, second_at = first, first + 1, other
-                else:
-                    node, second, second_at = first + 1, first, near
-                if second_at < np.inf:
-                    stack[waiting] = second
+        if node >= 0:
+            near = _enter(boxes, node, 0, ox, oy, oz, ix, iy, iz, far)
+            other = _enter(boxes, node, 6, ox, oy, oz, ix, iy, iz, far)
+            if near < np.inf:
+                left, right = links[node, 0], links[node, 1]
+                node = left
+                if other < np.inf:
+                    if other < near:
+                        node, right = right, left
+                    stack[waiting] = right
                     waiting += 1
                 continue
+            if other < np.inf:
+                node = links[node, 1]
+                continue
         else:
+            first, count = divmod(-1 - node, LEAF_SIZE + 1)
             for k in range(first, first + count):
-                px = dy * edge2[k, 2] - dz * edge2[k, 1]
-                py = dz * edge2[k, 0] - dx * edge2[k, 2]
-                pz = dx * edge2[k, 1] - dy * edge2[k, 0]
-                det = edge1[k, 0] * px + edge1[k, 1] * py + edge1[k, 2] * pz
+                px = dy * tri[k, 8] - dz * tri[k, 7]
+                py = dz * tri[k, 6] - dx * tri[k, 8]
+                pz = dx * tri[k, 7] - dy * tri[k, 6]
+                det = tri[k, 3] * px + tri[k, 4] * py + tri[k, 5] * pz
                 if det == 0.0:
                     continue
                 inv = 1.0 / det
-                sx, sy, sz = ox - corner[k, 0], oy - corner[k, 1], oz - corner[k, 2]
+                sx, sy, sz = ox - tri[k, 0], oy - tri[k, 1], oz - tri[k, 2]
                 u = (sx * px + sy * py + sz * pz) * inv
                 if u < 0.0 or u > 1.0:
                     continue
-                qx = sy * edge1[k, 2] - sz * edge1[k, 1]
-                qy = sz * edge1[k, 0] - sx * edge1[k, 2]
-                qz = sx * edge1[k, 1] - sy * edge1[k, 0]
+                qx = sy * tri[k, 5] - sz * tri[k, 4]
+                qy = sz * tri[k, 3] - sx * tri[k, 5]
+                qz = sx * tri[k, 4] - sy * tri[k, 3]
                 v = (dx * qx + dy * qy + dz * qz) * inv
                 if v < 0.0 or u + v > 1.0:
                     continue
-                t = (edge2[k, 0] * qx + edge2[k, 1] * qy + edge2[k, 2] * qz) * inv
+                t = (tri[k, 6] * qx + tri[k, 7] * qy + tri[k, 8] * qz) * inv
                 if 0.0 < t < far:
                     far, found, best_u, best_v = t, k, u, v
                     if any_hit:
@@ -219,3 +223,14 @@ def trace(bvh, ox, oy, oz, dx, dy, dz, far, any_hit, stack):
             return far, found, best_u, best_v
         waiting -= 1
         node = stack[waiting]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def faces_away(bvh, k, dx, dy, dz):
+    """Whether a ray in direction (dx, dy, dz) meets triangle k from its inner side."""
+    tri = bvh.triangles
+    return (
+        dx * (tri[k, 4] * tri[k, 8] - tri[k, 5] * tri[k, 7])
+        + dy * (tri[k, 5] * tri[k, 6] - tri[k, 3] * tri[k, 8])
+        + dz * (tri[k, 3] * tri[k, 7] - tri[k, 4] * tri[k, 6])
+    ) > 0.0

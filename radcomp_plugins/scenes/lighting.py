@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from radcomp_plugins.core.threads import run_striped
-from radcomp_plugins.scenes.bvh import STACK_SIZE, trace
+from radcomp_plugins.scenes.bvh import STACK_SIZE, faces_away, trace
 from radcomp_plugins.scenes.surface import COORD, NORMAL, POSITION, SCRATCH, evaluate, locate, sky, texel_at
 from radcomp_plugins.scenes.textures import albedo, random3
 from radcomp_plugins.scenes.world import (
@@ -149,12 +149,7 @@ def _collect(w, p, n, ra, rb, hits, out, stack, s):
         if w.material[w.patch[k, MATERIAL], OUTDOOR] != 0.0:
             out[3] += 1.0 / count
             continue
-        e1, e2 = w.bvh.edge1[tri], w.bvh.edge2[tri]
-        inner = (
-            dx * (e1[1] * e2[2] - e1[2] * e2[1])
-            + dy * (e1[2] * e2[0] - e1[0] * e2[2])
-            + dz * (e1[0] * e2[1] - e1[1] * e2[0])
-        ) > 0.0
+        inner = faces_away(w.bvh, tri, dx, dy, dz)
         if inner and w.patch[k, TWO_SIDED] == 0:
             buried += 1
             continue

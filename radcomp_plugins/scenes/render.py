@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from radcomp_plugins.core.threads import run_striped
-from radcomp_plugins.scenes.bvh import STACK_SIZE, trace
+from radcomp_plugins.scenes.bvh import STACK_SIZE, faces_away, trace
 from radcomp_plugins.scenes.lighting import LIFT, STEP_A, STEP_B, sunlight
 from radcomp_plugins.scenes.surface import (
     COORD,
@@ -33,10 +33,12 @@ from radcomp_plugins.scenes.world import (
     World,
 )
 
-FEW, MANY = 5, 16
-"""Samples of a pixel inside one surface, and of a pixel where they differ."""
-CONTRAST = 0.03
-"""Difference of display values among the first samples above which a pixel gets `MANY`."""
+FEW, MORE, MANY = 4, 8, 12
+"""Samples of a pixel that shows one smooth surface, a pattern, and an edge."""
+CONTRAST = 0.06
+"""Difference of display values among the first samples above which a pixel shows a pattern."""
+DIM_MIRROR, MIRROR_BLEND = 0.045, 0.03
+"""A reflection weaker than this is not traced but estimated from the visible part of the sky; then they blend."""
 
 _jit = numba.njit(cache=True, nogil=True, error_model="numpy")
 
@@ -84,12 +86,7 @@ def _diffuse(w, tri, b1, b2, dx, dy, dz, s, light, other, stack):
     glow = (c[0] * e, c[1] * e, c[2] * e)
     if row[OUTDOOR] != 0.0:
         return m, c, (0.0, 0.0, 0.0), glow
-    e1, e2 = w.bvh.edge1[tri], w.bvh.edge2[tri]
-    inner = (
-        dx * (e1[1] * e2[2] - e1[2] * e2[1])
-        + dy * (e1[2] * e2[0] - e1[0] * e2[2])
-        + dz * (e1[0] * e2[1] - e1[1] * e2[0])
-    ) > 0.0
+    inner = faces_away(w.bvh, tri, dx, dy, dz)
     if inner:
         for d in range(3):
             s[NORMAL + d] = -s[NORMAL + d]
@@ -124,22 +121,26 @@ def _radiance(w, tri, b1, b2, dx, dy, dz, s, light, other, stack):
     # Schlick's Fresnel term, weakened at grazing angles where roughness hides the mirror direction.
     grazing = (1.0 - min(1.0, abs(facing))) ** 5 * (1.0 - rough)
     px, py, pz = s[9], s[10], s[11]
-    open_sky = light[3]
-    r, g, b = 0.0, 0.0, 0.0
-    seen = -1
-    if row[MIRROR] != 0.0:
-        _, seen, q1, q2 = trace(w.bvh, px, py, pz, rx, ry, rz, np.inf, False, stack)
-        if seen >= 0:
-            _, _, there, shine = _diffuse(w, seen, q1, q2, rx, ry, rz, s, light, other, stack)
-            r, g, b = there[0] + shine[0], there[1] + shine[1], there[2] + shine[2]
-    if seen < 0:
-        r, g, b = surroundings(w, px, py, pz, rx, ry, rz, rough)
-        if row[MIRROR] == 0.0:
-            r, g, b = r * open_sky, g * open_sky, b * open_sky
     keep = (1.0 - metal) * (1.0 - f0 - (1.0 - f0) * grazing)
     fr = f0 + metal * (c[0] - f0)
     fg = f0 + metal * (c[1] - f0)
     fb = f0 + metal * (c[2] - f0)
+    traced = 0.0
+    if row[MIRROR] != 0.0:
+        traced = min(1.0, max(0.0, (fg + (1.0 - fg) * grazing - DIM_MIRROR) / MIRROR_BLEND))
+    r, g, b = surroundings(w, px, py, pz, rx, ry, rz, rough)
+    share = (1.0 - traced) * light[3]
+    if traced > 0.0:
+        _, seen, q1, q2 = trace(w.bvh, px, py, pz, rx, ry, rz, np.inf, False, stack)
+        if seen < 0:
+            share += traced
+        else:
+            _, _, there, shine = _diffuse(w, seen, q1, q2, rx, ry, rz, s, light, other, stack)
+            r = share * r + traced * (there[0] + shine[0])
+            g = share * g + traced * (there[1] + shine[1])
+            b = share * b + traced * (there[2] + shine[2])
+            share = 1.0
+    r, g, b = r * share, g * share, b * share
     r *= fr + (1.0 - fr) * grazing
     g *= fg + (1.0 - fg) * grazing
     b *= fb + (1.0 - fb) * grazing
@@ -191,8 +192,8 @@ def _pixel(w, pose, x, y, focal, cx, cy, s, light, other, out, total, stack):
         mixed = mixed or patch != first
         lo, hi = min(lo, value), max(hi, value)
         k += 1
-        if k == FEW and (mixed or hi - lo > CONTRAST):
-            count = MANY
+        if k == FEW:
+            count = MANY if mixed else MORE if hi - lo > CONTRAST else FEW
     if hits:
         for d in range(3):
             total[d] /= hits

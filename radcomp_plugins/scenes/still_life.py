@@ -66,7 +66,7 @@ def _plinth() -> list[Patch]:
     rim = smooth([(1.1, -0.075), (1.125, -0.06), (1.13, -0.038), (1.125, -0.015), (1.1, 0.0)], 4)
     drum = revolve([(0.98, -0.46), (0.98, -0.06)], "plaster", sides=240, flutes=40, flute_depth=0.035, texel=0.02)
     return [
-        disc(1.1, "stone", texel=0.0135),
+        disc(1.1, "stone", texel=0.016),
         revolve(rim, "stone", sides=96, texel=0.03),
         *place([disc(1.1, "stone", down=True, texel=0.05)], (0, 0, -0.075)),
         drum,
@@ -210,13 +210,13 @@ def scene(seed: int) -> Scene:
         *place(rounded_box((0.5, 0.022, 0.022), 0.009, "wood", cells=3), (-0.6, 0.1, 0.004), yaw=70 + turn()),
     ]
     lights = (
-        AreaLight((-2.3, -1.9, 2.9), (0.75, -0.9, 0.0), (0.6, 0.5, 0.8), (15.0, 13.6, 11.6), samples=48),
-        AreaLight((2.9, 0.6, 1.6), (0.0, 0.9, 0.0), (0.2, 0.0, -1.0), (3.2, 3.6, 4.2), samples=24),
-        AreaLight((0.3, 3.0, 2.4), (1.3, 0.0, 0.0), (0.0, -0.3, -0.35), (6.5, 6.2, 5.8), samples=24),
+        AreaLight((-2.3, -1.9, 2.9), (0.75, -0.9, 0.0), (0.6, 0.5, 0.8), (15.0, 13.6, 11.6), samples=28),
+        AreaLight((2.9, 0.6, 1.6), (0.0, 0.9, 0.0), (0.2, 0.0, -1.0), (3.2, 3.6, 4.2), samples=14),
+        AreaLight((0.3, 3.0, 2.4), (1.3, 0.0, 0.0), (0.0, -0.3, -0.35), (6.5, 6.2, 5.8), samples=14),
     )
     lights = tuple(_towards_middle(light) for light in lights)
     sky = ((0.62, 0.66, 0.72), (0.5, 0.5, 0.5), (0.24, 0.22, 0.2))
-    return Scene(MATERIALS, place(patches, (0, 0, TOP)), sky, lights, exposure=0.36, gather=96)
+    return Scene(MATERIALS, place(patches, (0, 0, TOP)), sky, lights, exposure=0.36, gather=64)
 
 
 def _towards_middle(light: AreaLight) -> AreaLight:

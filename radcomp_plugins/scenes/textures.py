@@ -132,12 +132,15 @@ def fbm(x: float, y: float, z: float, octaves: int) -> float:
 
 @_jit
 def cells(x: float, y: float, z: float) -> tuple[float, float, int]:
-    """Voronoi cells of one random point per unit cube: (nearest distance, second nearest, hash of the nearest)."""
-    i, j, k = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
+    """Voronoi cells of one random point per unit cube: (nearest distance, second nearest, hash of the nearest).
+
+    Only the eight cubes nearest to the place are searched: distances below 0.5 are exact, larger ones may be too large.
+    """
+    i, j, k = int(np.floor(x - 0.5)), int(np.floor(y - 0.5)), int(np.floor(z - 0.5))
     first, second, owner = 9.0, 9.0, 0
-    for a in range(i - 1, i + 2):
-        for b in range(j - 1, j + 2):
-            for c in range(k - 1, k + 2):
+    for a in range(i, i + 2):
+        for b in range(j, j + 2):
+            for c in range(k, k + 2):
                 h = hash3(a, b, c)
                 dx = a + (h & 1023) / 1023.0 - x
                 dy = b + ((h >> 10) & 1023) / 1023.0 - y
