@@ -149,7 +149,8 @@ def without_lpips(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def _null_missing_lpips(pipeline: "Pipeline") -> None:
     """Have ns-eval write null and a reason where LPIPS is NaN, which is no JSON; only on this pipeline object."""
-    average = pipeline.get_average_eval_image_metrics
+    # Upstream's annotation says None for it.
+    average: Callable[..., Any] = pipeline.get_average_eval_image_metrics
 
     @functools.wraps(average)
     def averaged(*args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -237,7 +238,14 @@ def _our_eval_setup(original: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         def update(config: "TrainerConfig") -> "TrainerConfig":
             config = reroot(config, config_path)
-            return config if update_config_callback is None else update_config_callback(config)
+            if update_config_callback is not None:
+                config = update_config_callback(config)
+            data = getattr(config.pipeline.datamanager, "data", None)
+            if data is not None and not Path(data).exists():
+                raise InputError(
+                    f"{config_path}: its dataset is not at {data}: put it there, or edit `data` in the file"
+                )
+            return config
 
         with lazy_lpips():
             loaded = original(config_path, eval_num_rays_per_chunk, test_mode, update)
@@ -286,21 +294,11 @@ def load_run(
         raise InputError(f"{config_path}: no such file, expected the config.yml of a trained run")
     _check_run(config_path)
 
-    def update(config: "TrainerConfig") -> "TrainerConfig":
-        config = config if update_config is None else update_config(config)
-        manager = config.pipeline.datamanager
-        data = getattr(manager, "data", None) or getattr(getattr(manager, "dataparser", None), "data", None)
-        if data is not None and not Path(data).exists():
-            raise InputError(
-                f"{config_path}: the run's dataset is not at {data}: put it back, or edit `data` in the file"
-            )
-        return config
-
     import nerfstudio.utils.eval_utils as eval_utils
 
     apply()
     use_our_eval_setup()
-    return eval_utils.eval_setup(config_path, test_mode=test_mode, update_config_callback=update)
+    return eval_utils.eval_setup(config_path, test_mode=test_mode, update_config_callback=update_config)
 
 
 def _check_run(config_path: Path) -> None:
@@ -323,6 +321,20 @@ def _check_run(config_path: Path) -> None:
     if not names or strange:
         found = f"found {strange[0]}" if strange else "found none"
         raise InputError(f"{folder}: {found}, expected checkpoints named step-000000000.ckpt and nothing else")
+
+
+# Several runs in one process (nerfstudio.utils.writer appends to global lists) ----------------------------------------
+
+
+def forget_writers() -> None:
+    """Close what earlier trainings of this process log to: the next one would write into their folders as well."""
+    from nerfstudio.utils import writer
+
+    for earlier in writer.EVENT_WRITERS:
+        if isinstance(earlier, writer.TensorboardWriter):
+            earlier.tb_writer.close()
+    for leftover in (writer.EVENT_WRITERS, writer.EVENT_STORAGE, writer.GLOBAL_BUFFER):
+        leftover.clear()
 
 
 # ns-export has no plugin hook (nerfstudio issue #2828) ---------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Shared by all tests: checked shapes, seeds, threads, real data where it is, and the marks for machines."""
 
+import json
 import os
 import random
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,6 +52,35 @@ def real_data() -> Callable[[str], Path]:
         return root / name
 
     return find
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten random pictures of 40 x 40 around 50 random points, in nerfstudio's form: nine train, one is held out."""
+    folder = tmp_path_factory.mktemp("tiny") / "data"
+    (folder / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    frames = []
+    for index in range(10):
+        angle = 2 * np.pi * index / 10
+        eye = np.array([3 * np.cos(angle), 3 * np.sin(angle), 1.0])
+        back = eye / np.linalg.norm(eye)
+        right = np.cross([0.0, 0.0, 1.0], back) / np.linalg.norm(np.cross([0.0, 0.0, 1.0], back))
+        pose = np.eye(4)
+        pose[:3] = np.stack([right, np.cross(back, right), back, eye], axis=1)
+        name = f"images/{index:02d}.png"
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / name)
+        frames.append({"file_path": name, "transform_matrix": pose.tolist()})
+    camera = {"w": 40, "h": 40, "fl_x": 40.0, "fl_y": 40.0, "cx": 20.0, "cy": 20.0, "camera_model": "OPENCV"}
+    transforms = {**camera, "ply_file_path": "points3D.ply", "frames": frames}
+    (folder / "transforms.json").write_text(json.dumps(transforms))
+    header = ["ply", "format binary_little_endian 1.0", "element vertex 50"]
+    header += [f"property float {name}" for name in "xyz"]
+    header += [f"property uchar {name}" for name in ("red", "green", "blue")]
+    points = np.zeros(50, dtype=[("xyz", "<f4", 3), ("rgb", "u1", 3)])
+    points["xyz"], points["rgb"] = rng.uniform(-1, 1, (50, 3)), rng.integers(0, 256, (50, 3))
+    (folder / "points3D.ply").write_bytes("\n".join([*header, "end_header\n"]).encode() + points.tobytes())
+    return folder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

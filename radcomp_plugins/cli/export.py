@@ -1,4 +1,4 @@
-"""`radcomp export METHOD`, and the same as `ns-export METHOD`: write a trained run as files that other programs open."""
+"""`radcomp export METHOD`, the same as `ns-export METHOD`: write a trained run as files that other programs open."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

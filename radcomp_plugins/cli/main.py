@@ -6,7 +6,7 @@ The subcommands lie in modules of their own, which import what is heavy only whe
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Union
+from typing import Annotated, Any, Union
 
 import tyro
 
@@ -37,9 +37,10 @@ BARE_FLAGS = ("--overwrite", "--json")
 
 def run(args: Sequence[str] | None = None) -> None:
     """Parse a command line and run it; `args` is sys.argv's rest by default."""
-    commands = tyro.conf.OmitArgPrefixes[tyro.conf.OmitSubcommandPrefixes[Union[COMMANDS]]]  # noqa: UP007
+    commands: Any = Union[COMMANDS]  # noqa: UP007
     command = tyro.cli(
-        tyro.conf.FlagConversionOff[commands],
+        commands,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagConversionOff),
         prog="radcomp",
         description="Make trained radiance fields small and fast.",
         args=spell_out_flags(sys.argv[1:] if args is None else args, BARE_FLAGS),
