@@ -32,6 +32,8 @@ _PLACE_FAILURES = {
     errno.EROFS: "the file system is read-only: choose another output folder",
     errno.EACCES: "no permission to write there: choose another output folder",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another output folder",
+    errno.EEXIST: "a part of the path is a file, not a folder: choose another output folder",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
 }
 
 

@@ -74,7 +74,8 @@ def optimal_codebook(values: npt.NDArray, size: int = 256, weights: npt.NDArray 
 
 def assign_nearest(values: npt.NDArray, codebook: Array64) -> npt.NDArray[np.int64]:
     """Index of the nearest entry of an ascending codebook, the lower one where two are equally near."""
-    return np.searchsorted(0.5 * (codebook[1:] + codebook[:-1]), values, side="left")
+    index = np.searchsorted(0.5 * (codebook[1:] + codebook[:-1]), values, side="left")
+    return np.searchsorted(codebook, codebook, side="left")[index]
 
 
 def _sorted_with_weights(values: npt.NDArray, weights: npt.NDArray | None) -> tuple[Array64, Array64]:
@@ -88,7 +89,7 @@ def _sorted_with_weights(values: npt.NDArray, weights: npt.NDArray | None) -> tu
     w = w[order]
     # A value without weight still has to be coded: it counts a little, so that it cannot end up far from every entry.
     mean = w.mean()
-    w = w / mean + 1e-6 if mean > 0 else np.ones_like(w)
+    w = (w / mean if mean > 0 else np.ones_like(w)) + 1e-6
     return x[order], w
 
 

@@ -40,7 +40,7 @@ SMALLEST_THREE = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
 
 Array64 = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
-Palette = tuple[Float[Tensor, "K D"], Int[Tensor, " N"]]
+Palette = tuple[Float[Tensor, "K *D"], Int[Tensor, " N"]]
 
 
 def default_palette_size(count: int) -> int:
