@@ -1,9 +1,9 @@
 """The ablations of LightGaussian's paper, measured on a scene of your own: Tables 2, 3, 4 and 5 of Fan et al. 2024.
 
-    python benchmarks/lightgaussian_tables.py --teacher outputs/chair/splatfacto-tiny/RUN --output-dir benchmarks/results/chair
+    python benchmarks/lightgaussian_tables.py --teacher RUN_FOLDER --output-dir benchmarks/results/chair
 
-Each row is measured on the held-out test photos. Rows that only change the scene (prune, cut, quantise) are measured before
-any training, rows with a "+" after it. The steps of every training stage are --steps. Writes tables.json and tables.md.
+Each row is measured on the held-out test photos. Rows that only change the scene (prune, cut, quantise) are measured
+before any training, rows with a "+" after it. Every training stage has --steps. Writes tables.json and tables.md.
 """
 
 import copy
@@ -44,8 +44,9 @@ PAPER = {
     },
     "table3": {"hits": 28.28, "hits-opacity": 30.10, "paper": 30.32},
     "table4": {
-        "distilled": 31.59, "float16": 31.47, "VQ of all attributes": 23.02, "VQ of all attributes, significance": 26.33,
-        "VQ of SH": 30.85, "VQ of SH, significance": 31.16, "+ VQ fine-tune": 31.67,
+        "distilled": 31.59, "float16": 31.47, "VQ of all attributes": 23.02,
+        "VQ of all attributes, significance": 26.33, "VQ of SH": 30.85, "VQ of SH, significance": 31.16,
+        "+ VQ fine-tune": 31.67,
     },
     "table5": {"teacher": 31.687, "degree 2, cut": 30.625, "degree 2, distilled": 31.754, "degree 1, cut": 29.173,
                "degree 1, distilled": 31.440},
@@ -150,7 +151,7 @@ class Tables:
     def quantisations(self, run: "Run") -> list[Row]:
         """Float16, vector quantisation of all attributes or of the SH, with and without significance."""
         scene, weights = run.scene, score(run.scene, run.seen(), "paper")
-        half = Gaussians(**{name: tensor.half().float() for name, tensor in scene.tensors.items()})
+        half = replace(scene, **{name: tensor.half().float() for name, tensor in scene.tensors.items()})
         rows = [run.row("distilled"), run.row("float16", half)]
         for names, label in ((tuple(scene.tensors), "all attributes"), (("sh0", "shN"), "SH")):
             for significance in (None, weights):
@@ -264,8 +265,9 @@ def markdown(name: str, rows: list[Row]) -> str:
     lines = [f"**{name}**", "", "| | Gaussians | MB | frame ms | PSNR | SSIM | paper's PSNR (room) |", "|" + "---|" * 7]
     for row in rows:
         theirs = paper.get(row["row"])
+        size = f"{row['bytes'] / 1e6:.2f} ({row['format']})"
         lines.append(
-            f"| {row['row']} | {row['gaussians']:,} | {row['bytes'] / 1e6:.2f} ({row['format']}) | {row['frame_ms']:.1f} "
+            f"| {row['row']} | {row['gaussians']:,} | {size} | {row['frame_ms']:.1f} "
             f"| {row['psnr']:.2f} | {row['ssim']:.4f} | {'' if theirs is None else f'{theirs:.2f}'} |"
         )
     return "\n".join(lines)

@@ -1,9 +1,9 @@
 """The exported asset: the compressed scene in files that other programs open, measured after decoding them.
 
-    scene.sog           SOG v2, with LightGaussian's codebook as its SH palette
-    scene.ply           the same scene as 3DGS .ply at the reduced SH degree, uncompressed
-    run/                a small nerfstudio run: ns-viewer, ns-eval and ns-render show the decoded scene.sog
-    manifest.json       files with bytes and sha256, transform to the dataset's own frame, measured quality
+scene.sog           SOG v2, with LightGaussian's codebook as its SH palette
+scene.ply           the same scene as 3DGS .ply at the reduced SH degree, uncompressed
+run/                a small nerfstudio run: ns-viewer, ns-eval and ns-render show the decoded scene.sog
+manifest.json       files with bytes and sha256, transform to the dataset's own frame, measured quality
 """
 
 import copy
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from radcomp_plugins import compat
 from radcomp_plugins.core.files import atomic_dir, write_manifest
+from radcomp_plugins.core.metrics import Lpips
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.lightgaussian.config import BakedSplatModelConfig
 from radcomp_plugins.lightgaussian.model import LightGaussianModel
@@ -100,10 +101,10 @@ def measure(pipeline: Any, decoded: Gaussians, teacher: Gaussians | None) -> dic
     if not views:
         return {"num_views": 0}
     decoded = decoded.to(model.device)
-    result: dict[str, Any] = {"num_views": len(views), **quality(decoded, views, background)}
+    result: dict[str, Any] = {"num_views": len(views), **quality(decoded, views, background, lpips=Lpips())}
     if teacher is not None:
         teacher = teacher.to(model.device)
-        result["teacher"] = quality(teacher, views, background)
+        result["teacher"] = quality(teacher, views, background, lpips=Lpips())
         result["to_teacher"] = quality(decoded, views, background, reference=teacher)
     return result
 
@@ -142,9 +143,9 @@ def export_run(
         shown = folder / f"scene.{formats[0]}"
         decoded = read_splats(shown)
         baked_run(folder / "run", config, shown, transforms)
-        teacher_path = getattr(config.pipeline, "teacher", None)
-        known = teacher_path is not None and Path(teacher_path).exists()
-        teacher = load_splats(Path(teacher_path)) if with_quality and known else None
+        teacher = None
+        if with_quality and config.pipeline.teacher is not None and config.pipeline.teacher.exists():
+            teacher = load_splats(config.pipeline.teacher)
         return write_manifest(
             folder,
             {
@@ -159,3 +160,20 @@ def export_run(
                 "quality": measure(pipeline, decoded, teacher) if with_quality else None,
             },
         )
+
+
+def log_wandb_artifact(folder: Path, report: Path) -> None:
+    """Attach an asset folder and the stage report to the wandb run that is logging.
+
+    Raises:
+        InputError: no wandb run is logging.
+    """
+    import wandb
+
+    if wandb.run is None:
+        raise InputError("--pipeline.log-artifact True: no wandb run is logging; add --vis wandb")
+    artifact = wandb.Artifact(f"lightgaussian-{wandb.run.id}", type="lightgaussian-asset")
+    artifact.add_dir(str(folder))
+    if report.exists():
+        artifact.add_file(str(report))
+    wandb.run.log_artifact(artifact)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Optional, Type
+from typing import Any, Literal, cast
 
 from radcomp_plugins.splats.config import DeviceFreeSplatfactoModelConfig, SplatPipelineConfig
 
@@ -32,7 +32,7 @@ def build_pipeline(config: "LightGaussianPipelineConfig", **kwargs: Any) -> Any:
 class LightGaussianModelConfig(DeviceFreeSplatfactoModelConfig):
     """A splatfacto model that starts from its teacher's Gaussians and never densifies."""
 
-    _target: Type = field(default_factory=lambda: build_model)
+    _target: type = field(default_factory=lambda: cast(type, build_model))
     num_downscales: int = 0
     """Training starts at 1/2^this resolution. The teacher is trained, so full resolution from the first step."""
 
@@ -41,15 +41,15 @@ class LightGaussianModelConfig(DeviceFreeSplatfactoModelConfig):
 class BakedSplatModelConfig(LightGaussianModelConfig):
     """An exported splat file as a model: what ns-viewer, ns-eval and ns-render show is the decoded file."""
 
-    _target: Type = field(default_factory=lambda: build_baked_model)
+    _target: type = field(default_factory=lambda: cast(type, build_baked_model))
 
 
 @dataclass
 class LightGaussianPipelineConfig(SplatPipelineConfig):
     """The stages of LightGaussian: prune and recover, distil the SH, quantise, fine-tune the codebook."""
 
-    _target: Type = field(default_factory=lambda: build_pipeline)
-    teacher: Optional[Path] = None
+    _target: type = field(default_factory=lambda: cast(type, build_pipeline))
+    teacher: Path | None = None
     """What to compress: a splatfacto run folder, its config.yml, a .ckpt of it, or a splat file (.ply, .sog) in the
     dataset's own frame. Without --data the dataset of the teacher's run is used."""
     significance: Literal["exact", "paper", "hits", "hits-opacity", "weight-sum", "weight-max"] = "exact"
@@ -64,7 +64,8 @@ class LightGaussianPipelineConfig(SplatPipelineConfig):
     co_adaptation_steps: int = 2500
     """Training steps of the remaining Gaussians on the photos after each round. The paper: 5000 after its one."""
     sh_degree: int = 2
-    """Degree that the spherical harmonics are distilled to, 0 to 3. Lower is smaller and loses reflections. The paper: 2."""
+    """Degree that the spherical harmonics are distilled to, 0 to 3. Lower is smaller and loses reflections.
+    The paper: 2."""
     distillation_steps: int = 5000
     """Training steps of the cut spherical harmonics against the teacher's pictures (Eq. 5). The paper: 5000."""
     distillation_loss: Literal["squared", "photometric"] = "photometric"

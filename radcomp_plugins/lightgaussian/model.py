@@ -141,7 +141,7 @@ class LightGaussianModel(DeviceFreeSplatfactoModel):
 
     def get_metrics_dict(self, outputs: Any, batch: Any) -> dict[str, Any]:
         """Upstream's metrics, and the size of the scene as it stands."""
-        metrics = super().get_metrics_dict(outputs, batch)
+        metrics: dict[str, Any] = super().get_metrics_dict(outputs, batch)
         metrics["codebook_entries"] = self.codebook.shape[0]
         metrics["sh_degree"] = self.current_sh_degree()
         metrics["estimated_bytes"] = self.estimated_bytes()

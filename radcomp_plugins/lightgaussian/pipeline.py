@@ -12,6 +12,7 @@ from torch import Tensor
 
 from radcomp_plugins.core.files import read_json, write_json
 from radcomp_plugins.errors import InputError
+from radcomp_plugins.lightgaussian.asset import export_run, log_wandb_artifact
 from radcomp_plugins.lightgaussian.config import LightGaussianPipelineConfig
 from radcomp_plugins.lightgaussian.model import LightGaussianModel
 from radcomp_plugins.lightgaussian.quantise import quantise
@@ -55,7 +56,9 @@ class LightGaussianPipeline(SplatPipeline):
         """The frozen scene the run started from; there is none when a finished run is opened."""
         return self._teacher[0]
 
-    def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
         """Splatfacto's callbacks, then the action of each stage before its first step."""
         callbacks = super().get_training_callbacks(training_callback_attributes)
         trainer = training_callback_attributes.trainer
@@ -65,7 +68,17 @@ class LightGaussianPipeline(SplatPipeline):
         before, after = TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN_ITERATION
         callbacks.append(TrainingCallback([before], self.begin_step))
         callbacks.append(TrainingCallback([after], self.finish_step))
+        if trainer is not None and self.config.log_artifact:
+            callbacks.append(
+                TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self.log_artifact, args=[trainer])
+            )
         return callbacks
+
+    def log_artifact(self, trainer: Any, step: int) -> None:
+        """Export the finished run and attach asset and stage report to the wandb run."""
+        folder = trainer.base_dir / "asset"
+        export_run(trainer.base_dir / "config.yml", folder, overwrite=True)
+        log_wandb_artifact(folder, trainer.base_dir / REPORT_NAME)
 
     def num_training_steps(self, configured: int) -> int:
         """The run ends with its last stage, whatever --max-num-iterations says."""
@@ -221,7 +234,7 @@ def adopt_dataset(config: LightGaussianPipelineConfig) -> None:
         InputError: the teacher is a bare splat file, which knows no dataset.
     """
     teacher = find_teacher(required_teacher(config))
-    manager = config.datamanager
+    manager: Any = config.datamanager
     # The parsers' default is the working directory, written "." or, once a config was saved, in full.
     if manager.data is not None or manager.dataparser.data not in (Path(), Path.cwd()):
         return

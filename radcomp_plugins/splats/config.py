@@ -1,7 +1,7 @@
 """Configs of the device-free splat model; nothing heavy is imported here, because every ns-* command reads them."""
 
 from dataclasses import dataclass, field
-from typing import Any, Type
+from typing import Any, cast
 
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
@@ -43,14 +43,14 @@ class FusedAdamOptimizerConfig(AdamOptimizerConfig):
 class SplatDatamanagerConfig(FullImageDatamanagerConfig):
     """Full images in an order that depends on the step alone, so that a resumed run sees what the first would have."""
 
-    _target: Type = field(default_factory=lambda: build_datamanager)
+    _target: type = field(default_factory=lambda: cast(type, build_datamanager))
 
 
 @dataclass
 class DeviceFreeSplatfactoModelConfig(SplatfactoModelConfig):
     """Splatfacto on any device: gsplat's kernels on CUDA tensors, numba kernels on CPU tensors."""
 
-    _target: Type = field(default_factory=lambda: build_model)
+    _target: type = field(default_factory=lambda: cast(type, build_model))
     max_gaussians: int = 0
     """Densification stops adding Gaussians at this count, and then spends its budget on those with the largest
     screen-space gradient. Raising it buys detail for memory and time, about linearly. 0 means no limit, as in 3DGS."""
@@ -60,4 +60,4 @@ class DeviceFreeSplatfactoModelConfig(SplatfactoModelConfig):
 class SplatPipelineConfig(VanillaPipelineConfig):
     """Pipeline for splat models on any device."""
 
-    _target: Type = field(default_factory=lambda: build_pipeline)
+    _target: type = field(default_factory=lambda: cast(type, build_pipeline))

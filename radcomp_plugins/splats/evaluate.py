@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from radcomp_plugins.core.metrics import psnr
+from radcomp_plugins.core.metrics import Lpips, psnr
 from radcomp_plugins.core.ssim import ssim
 from radcomp_plugins.splats.draw import picture
 from radcomp_plugins.splats.gaussians import Gaussians
@@ -37,9 +38,7 @@ def composite(image: Tensor, background: Float[Tensor, " 3"]) -> Float[Tensor, "
     return image
 
 
-def held_out_views(
-    loader: Iterable[tuple[Cameras, dict]], background: Float[Tensor, " 3"]
-) -> list[HeldOutView]:
+def held_out_views(loader: Iterable[tuple[Cameras, dict]], background: Float[Tensor, " 3"]) -> list[HeldOutView]:
     """The pairs of a datamanager's `fixed_indices_eval_dataloader`."""
     return [HeldOutView(pinhole_views(camera)[0], composite(batch["image"], background)) for camera, batch in loader]
 
@@ -49,12 +48,33 @@ def quality(
     views: Sequence[HeldOutView],
     background: Float[Tensor, " 3"],
     reference: Gaussians | None = None,
-) -> dict[str, float]:
-    """Mean PSNR (dB) and SSIM over views, against their photos or against a reference scene's pictures."""
-    psnrs, ssims = [], []
+    lpips: Lpips | None = None,
+) -> dict[str, Any]:
+    """Mean quality over views, against their photos or against a reference scene's pictures of them.
+
+    Args:
+        gaussians: the scene under test.
+        views: at least one held-out view.
+        background: colour behind the scene.
+        reference: compare with this scene instead of the photos.
+        lpips: also measure LPIPS with this network.
+
+    Returns:
+        "psnr" in dB and "ssim"; with `lpips` also "lpips" and "lpips_net", the value None and "lpips_missing" saying
+        why where its weights cannot be had.
+    """
+    psnrs, ssims, distances = [], [], []
     for held_out in views:
         drawn = picture(gaussians, held_out.view, background)
         truth = held_out.image if reference is None else picture(reference, held_out.view, background)
+        pair = [image.permute(2, 0, 1)[None] for image in (truth, drawn)]
         psnrs.append(float(psnr(truth, drawn)))
-        ssims.append(float(ssim(truth.permute(2, 0, 1)[None], drawn.permute(2, 0, 1)[None])))
-    return {"psnr": sum(psnrs) / len(psnrs), "ssim": sum(ssims) / len(ssims)}
+        ssims.append(float(ssim(*pair)))
+        if lpips is not None and lpips.reason is None:
+            distances.append(lpips(*pair))
+    result: dict[str, Any] = {"psnr": sum(psnrs) / len(psnrs), "ssim": sum(ssims) / len(ssims)}
+    if lpips is not None:
+        missing = lpips.reason is not None
+        result["lpips"] = None if missing else sum(distances) / len(distances)
+        result.update({"lpips_missing": lpips.reason} if missing else {"lpips_net": lpips.net})
+    return result

@@ -6,6 +6,7 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 
 from radcomp_plugins.splats.config import SplatPipelineConfig
+from radcomp_plugins.splats.datamanager import SplatDatamanager
 from radcomp_plugins.splats.splatfacto import DeviceFreeSplatfactoModel
 
 
@@ -13,7 +14,8 @@ class SplatPipeline(VanillaPipeline):
     """Draws on the background the images were composited on, and ends resumed runs where they would have ended."""
 
     config: SplatPipelineConfig
-    model: DeviceFreeSplatfactoModel
+    model: DeviceFreeSplatfactoModel  # type: ignore[assignment]  # upstream has a read-only property
+    datamanager: SplatDatamanager
 
     def __init__(self, config: SplatPipelineConfig, **kwargs: Any) -> None:
         super().__init__(config, **kwargs)
@@ -25,7 +27,9 @@ class SplatPipeline(VanillaPipeline):
         """The step at which a run ends, resumed or not; `configured` is --max-num-iterations."""
         return configured
 
-    def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
         """Upstream's callbacks; and a resumed run ends where it would have ended, not as many steps later again."""
         trainer = training_callback_attributes.trainer
         if trainer is not None:

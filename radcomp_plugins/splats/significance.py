@@ -1,8 +1,8 @@
 """How much each Gaussian matters for the training views: the criteria that pruning and quantisation rank by."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Callable, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int

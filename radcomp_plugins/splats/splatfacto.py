@@ -19,15 +19,23 @@ from radcomp_plugins.splats.views import viewmats_from_c2w
 
 @dataclass
 class CappedStrategy(DefaultStrategy):
-    """gsplat's densification under a limit on the number of Gaussians."""
+    """gsplat's densification under a limit on the number of Gaussians, which rises to its final value step by step.
+
+    A linear rise trains the early steps on few Gaussians, and leaves budget for what only shows late to be missing.
+    """
 
     max_gaussians: int = 0
+
+    def limit(self, step: int) -> int:
+        """Most Gaussians at a step: a tenth of the final limit at the start, all of it at 80 % of the growing phase."""
+        progress = step / max(0.8 * self.refine_stop_iter, 1)
+        return round(self.max_gaussians * min(0.1 + 0.9 * progress, 1.0))
 
     @torch.no_grad()
     def _grow_gs(self, params: Any, optimizers: Any, state: dict[str, Any], step: int) -> tuple[int, int]:
         """Grow, but at most up to the limit: only the largest gradients get a child, each adds one Gaussian."""
         count = len(params["means"])
-        budget = self.max_gaussians - count
+        budget = self.limit(step) - count
         if self.max_gaussians > 0:
             if budget <= 0:
                 return 0, 0
@@ -116,7 +124,7 @@ class DeviceFreeSplatfactoModel(SplatfactoModel):
         return min(self.step // self.config.sh_degree_interval, self.config.sh_degree)
 
     def _selected(self) -> dict[str, Tensor] | None:
-        """Activated tensors of the Gaussians to draw: all, or those in the viewer's crop box; None where it is empty."""
+        """Activated tensors of the Gaussians to draw: all, or those in the crop box; None where it is empty."""
         tensors = {
             "means": self.means,
             "quats": self.quats,
@@ -148,7 +156,11 @@ class DeviceFreeSplatfactoModel(SplatfactoModel):
         intrinsics = intrinsics * intrinsics.new_tensor([1 / factor, 1 / factor, 1.0])[:, None]
         with_depth = self.config.output_depth_during_training or not self.training
         render, alpha, self.info = rasterize(
-            **tensors,
+            tensors["means"],
+            tensors["quats"],
+            tensors["scales"],
+            tensors["opacities"],
+            tensors["colors"],
             viewmats=viewmats_from_c2w(c2w.to(self.device)),
             Ks=intrinsics,
             width=width,

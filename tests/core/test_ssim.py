@@ -31,19 +31,23 @@ def test_gradient_follows_finite_differences():
     target, image = random_pair((1, 1, 16, 17), 0.2)
     leaf = image.clone().requires_grad_()
     ssim(target, leaf).backward()
+    assert leaf.grad is not None
     for row, column in [(0, 0), (8, 9), (15, 16)]:
         step = torch.zeros_like(image)
         step[0, 0, row, column] = 1e-3
         ahead, behind = (
             reference_ssim(target.double(), (image + sign * step).double(), data_range=1.0) for sign in (1, -1)
         )
-        assert leaf.grad[0, 0, row, column].item() == pytest.approx(((ahead - behind) / 2e-3).item(), rel=1e-2, abs=1e-6)
+        assert leaf.grad[0, 0, row, column].item() == pytest.approx(
+            ((ahead - behind) / 2e-3).item(), rel=1e-2, abs=1e-6
+        )
 
 
 def test_identical_images_have_similarity_one_and_no_gradient():
     image = random_pair((1, 3, 20, 20), 0.0)[0].requires_grad_()
     value = SSIM()(image.detach(), image)
     value.backward()
+    assert image.grad is not None
     assert value.item() == pytest.approx(1.0, abs=1e-6)
     assert image.grad.abs().max() < 1e-6
 
