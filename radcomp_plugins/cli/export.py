@@ -84,7 +84,7 @@ EXPORTS = (
 def spell_out_flags(args: Sequence[str], flags: Sequence[str] = ("--overwrite",)) -> list[str]:
     """`--overwrite` as `--overwrite True`: commands take booleans like ns-*, with a value, but a bare flag is clear."""
     spelled: list[str] = []
-    for arg, following in zip(args, [*args[1:], ""], strict=True):
+    for arg, following in zip(args, [*args[1:], ""], strict=False):
         spelled.append(arg)
         if arg in flags and following not in ("True", "False"):
             spelled.append("True")
