@@ -337,6 +337,31 @@ def forget_writers() -> None:
         leftover.clear()
 
 
+# A resumed run trains for max_num_iterations more steps (nerfstudio issue #3096) -------------------------------------
+
+
+def end_training_at(trainer: Any, total: int) -> None:
+    """Let a trainer that has loaded its checkpoint end at a step, not that many steps after the one it resumed from.
+
+    Its loop counts from the resumed step. The progress table of the terminal takes the same number for the last step,
+    so that one is set right once the table has been made, just before training.
+
+    Args:
+        trainer: nerfstudio's trainer, in its `setup`.
+        total: number of steps of the whole run.
+    """
+    from nerfstudio.utils import writer
+
+    trainer.config.max_num_iterations = max(total - trainer._start_step, 0)
+    train = trainer.train
+
+    def counted() -> None:
+        writer.GLOBAL_BUFFER["max_iter"] = total
+        train()
+
+    trainer.train = counted
+
+
 # ns-export has no plugin hook (nerfstudio issue #2828) ---------------------------------------------------------------
 
 
