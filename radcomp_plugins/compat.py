@@ -248,9 +248,11 @@ def _our_eval_setup(original: Callable[..., Any]) -> Callable[..., Any]:
             return config
 
         with lazy_lpips():
-            loaded = original(config_path, eval_num_rays_per_chunk, test_mode, update)
-        _null_missing_lpips(loaded[1])
-        return loaded
+            config, pipeline, path, step = original(config_path, eval_num_rays_per_chunk, test_mode, update)
+        _null_missing_lpips(pipeline)
+        # ns-render dataset replaces methods of the target, which has to be the class; a config may name a function.
+        config.pipeline.datamanager._target = type(pipeline.datamanager)
+        return config, pipeline, path, step
 
     eval_setup._radcomp_original = original  # type: ignore[attr-defined]
     return eval_setup

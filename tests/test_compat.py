@@ -295,6 +295,8 @@ def test_a_trained_run_that_moved_loads_and_evaluates_without_lpips_weights(tiny
         monkeypatch.chdir(tmp_path)
         config, pipeline, found, step = compat.load_run(path.parent)
         assert found == path.parent / "nerfstudio_models/step-000000001.ckpt" and step == 1
+        # ns-render dataset replaces these two on the target while it builds a datamanager of its own.
+        assert hasattr(config.pipeline.datamanager._target, "setup_train")
         monkeypatch.setattr(metrics, "_networks", {})
         monkeypatch.setattr(metrics, "_failures", {"alex": "no weights"})
         results: typing.Any = pipeline.get_average_eval_image_metrics(get_std=True)
