@@ -64,25 +64,34 @@ class _Rasterize(torch.autograd.Function):
         )
         if stats is not None:
             _reduce_stats(lists, count, pair_stats, stats)
-        ctx.save_for_backward(means2d)
-        ctx.saved = (common, lists, image, final_t, ends)
+        result = torch.from_numpy(image)
+        ctx.save_for_backward(means2d, result)
+        ctx.saved = (common, lists, final_t, ends)
         ctx.absgrad = absgrad
         ctx.shape = (cameras, count, channels)
-        # The copy keeps what backward reads safe from a caller who works on the image in place.
-        return torch.from_numpy(image.copy()), torch.from_numpy(1.0 - final_t)[..., None]
+        return result, torch.from_numpy(1.0 - final_t)[..., None]
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         v_image, v_alphas = (to_numpy(grad) for grad in grad_outputs)
-        (means2d,) = ctx.saved_tensors
-        common, lists, image, final_t, ends = ctx.saved
+        means2d, image = ctx.saved_tensors
+        common, lists, final_t, ends = ctx.saved
         cameras, count, channels = ctx.shape
-        grads = np.empty((len(lists.ranks), 8 + channels), np.float32)
+        columns = blend.SHAPE_GRADS + channels + (2 if ctx.absgrad else 0)
+        grads = np.empty((len(lists.ranks), columns), np.float32)
         run_striped(
-            blend.blend_backward, *common, image, final_t, ends, v_image, v_alphas[..., 0], ctx.absgrad, grads
+            blend.blend_backward,
+            *common,
+            to_numpy(image),
+            final_t,
+            ends,
+            v_image,
+            v_alphas[..., 0],
+            ctx.absgrad,
+            grads,
         )
         total = cameras * count
-        v_means2d, v_abs = np.zeros((total, 2), np.float32), np.zeros((total, 2), np.float32)
+        v_means2d, v_abs = np.zeros((total, 2), np.float32), np.zeros((total if ctx.absgrad else 0, 2), np.float32)
         v_conics, v_opacities = np.zeros((total, 3), np.float32), np.zeros(total, np.float32)
         v_colors = np.zeros((total, channels), np.float32)
         run_striped(

@@ -18,7 +18,10 @@ TILE = 16
 """Side of a tile in pixels; part of the semantics, see the module."""
 
 SPLAT_HEAD = 9
-"""Floats per packed splat before its colour: x, y, conic a, b, c, opacity, largest sigma, half width, half height."""
+"""Floats per packed splat before its colour: x, y, conic a, b, c, opacity, limit, b/a, c - b^2/a.
+
+The limit is twice the sigma from which on alpha is below 1/255, and a margin for rounding.
+"""
 
 _MARGIN = np.float32(1e-3)
 _F255 = np.float32(255.0)
@@ -78,9 +81,11 @@ def _pack_splats(
         splats[m, 3] = b
         splats[m, 4] = c
         splats[m, 5] = opacity
-        splats[m, 6] = sigma
-        splats[m, 7] = half_x
-        splats[m, 8] = half_y
+        # The margin covers float32 rounding of pixel coordinates on the way to sigma.
+        extent = abs(x) + abs(y) + np.float32(radii[i] + TILE * (tiles_x + tiles_y))
+        splats[m, 6] = np.float32(2.0) * sigma + np.float32(0.01) + np.float32(1e-5) * extent
+        splats[m, 7] = b / a
+        splats[m, 8] = det / a
         for j in range(channels):
             splats[m, SPLAT_HEAD + j] = colors[i, j]
         # gsplat's box in float32, as it computes it, cut to the pixels where alpha can reach 1/255.
