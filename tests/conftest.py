@@ -14,6 +14,9 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Fixtures of the tests of splat methods: tests/support/tiny_runs.py.
+pytest_plugins = ["tiny_runs"]
+
 
 def checked_modules() -> list[str]:
     """Modules whose shapes and types are checked at run time: all but those with numba kernels.
