@@ -23,8 +23,9 @@ class RunAnywhereTrainerConfig(TrainerConfig):
     def set_timestamp(self) -> None:
         """Fix what depends on this machine and working directory, then the timestamp."""
         self.pick_device()
-        if hasattr(self.pipeline, "prepare"):
-            self.pipeline.prepare()
+        prepare = getattr(self.pipeline, "prepare", None)
+        if prepare is not None:
+            prepare()
         self.make_paths_absolute()
         super().set_timestamp()
 

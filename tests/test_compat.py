@@ -454,7 +454,7 @@ def test_points_agree_with_open3d(tmp_path):
     except (ImportError, OSError) as error:
         pytest.skip(f"open3d cannot be imported here: {compat.one_line(error) or error}")
     write_binary(tmp_path / "a.ply")
-    cloud = open3d.io.read_point_cloud(str(tmp_path / "a.ply"))
+    cloud = open3d.io.read_point_cloud(tmp_path / "a.ply")
     xyz, rgb = compat.read_points(tmp_path / "a.ply")
     np.testing.assert_array_equal(np.asarray(cloud.points, dtype=np.float32), xyz.numpy())
     np.testing.assert_allclose(np.asarray(cloud.colors) * 255, rgb.numpy(), atol=1e-6)

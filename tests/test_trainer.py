@@ -49,6 +49,18 @@ def test_saves_absolute_paths_that_mean_the_same_from_anywhere(monkeypatch, tmp_
     assert saved.relative_model_dir == Path("nerfstudio_models")
 
 
+def test_a_pipeline_completes_its_config_before_paths_are_made_absolute(monkeypatch, tmp_path):
+    class Pipeline(SplatPipelineConfig):
+        def prepare(self):
+            self.datamanager.data = Path("the/teachers/data")
+
+    monkeypatch.chdir(tmp_path)
+    run = config()
+    run.pipeline = Pipeline(datamanager=run.pipeline.datamanager)
+    run.set_timestamp()
+    assert run.pipeline.datamanager.data == tmp_path / "the/teachers/data"
+
+
 def test_timestamp_and_experiment_are_those_of_nerfstudio():
     run = config()
     run.set_timestamp()
