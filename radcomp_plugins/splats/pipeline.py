@@ -25,9 +25,9 @@ class SplatPipeline(VanillaPipeline):
             # The cores belong to the rasterizer's pool. Torch's own threads spin between its small operations and take
             # them away: 160 ms a step instead of 250 on two busy cores, about the same on two quiet ones.
             torch.set_num_threads(1)
-        alpha_color = self.datamanager.train_dataparser_outputs.alpha_color
-        if alpha_color is not None:
-            self.model.data_background = alpha_color.to(self.device)
+        self.model.images_have_alpha = self.datamanager.keeps_alpha
+        if self.datamanager.data_background is not None:
+            self.model.data_background = self.datamanager.data_background.to(self.device)
 
     def num_training_steps(self, configured: int) -> int:
         """The step at which a run ends, resumed or not; `configured` is --max-num-iterations."""

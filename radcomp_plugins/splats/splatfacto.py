@@ -59,6 +59,7 @@ class DeviceFreeSplatfactoModel(SplatfactoModel):
     def populate_modules(self) -> None:
         """Build the parameters on whatever device there is, and the metrics without downloading anything."""
         self.data_background: Tensor | None = None
+        self.images_have_alpha = False
         seeds = self.seed_points
         if seeds is not None and not self.config.random_init:
             # Upstream moves the colours to CUDA unless there are none; they are set below instead.
@@ -81,14 +82,17 @@ class DeviceFreeSplatfactoModel(SplatfactoModel):
         return CappedStrategy(**options, max_gaussians=self.config.max_gaussians)
 
     def _get_background_color(self) -> Tensor:
-        """The colour the dataset's images were composited on, unless the config asks for white or black.
+        """The colour the dataset asks for behind its images, unless the config says white or black.
 
-        Without one, training draws a colour that depends on the step alone, so that resumed runs repeat it.
+        Training images with alpha, or of a dataset without such a colour, get a random one at every step. It depends on
+        the step alone, so that resumed runs repeat it.
         """
-        if self.config.background_color != "random" or (self.data_background is None and not self.training):
+        if self.config.background_color != "random":
             return super()._get_background_color()
-        if self.data_background is not None:
+        if self.data_background is not None and not (self.training and self.images_have_alpha):
             return self.data_background
+        if not self.training:
+            return super()._get_background_color()
         return torch.rand(3, generator=torch.Generator().manual_seed(self.step)).to(self.device)
 
     def load_state_dict(self, dict: Any, **kwargs: Any) -> Any:  # type: ignore[override]
