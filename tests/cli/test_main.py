@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import typing
 
 import numpy as np
 import pytest
@@ -38,6 +39,16 @@ def test_help_of_every_command_names_its_fields(monkeypatch, capsys):
     assert run(monkeypatch, "export", "lightgaussian", "--help") == 0
     shown = capsys.readouterr().out
     assert all(flag in shown for flag in ("--load-config", "--output-dir", "--overwrite", "--formats"))
+
+
+COMMAND_NAMES = [typing.get_args(command)[1].name for command in main.COMMANDS]
+
+
+@pytest.mark.parametrize("name", COMMAND_NAMES)
+def test_every_command_has_help_with_a_text_for_each_field(monkeypatch, capsys, name):
+    assert run(monkeypatch, name, "--help") == 0
+    shown = capsys.readouterr().out
+    assert f"radcomp {name}" in shown and len(shown.splitlines()) > 5
 
 
 def test_unknown_flags_are_refused_with_their_name(monkeypatch, capsys):
