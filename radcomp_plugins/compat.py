@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
 TestMode = Literal["test", "val", "inference"]
 
-OPEN3D_PACKAGES = "libusb-1.0-0 libgl1"
-"""Debian packages that open3d needs and pip cannot install."""
+OPEN3D_PACKAGES = "libusb-1.0-0 libgl1 libegl1"
+"""Debian packages that open3d needs and pip cannot install; libx11-6 comes with them."""
+_OPEN3D_LIBRARIES = ("libusb-1.0.so.0", "libGL.so.1", "libEGL.so.1", "libX11.so.6")
 
 _EXPORTER = "nerfstudio.scripts.exporter"
 _EVAL_UTILS = "nerfstudio.utils.eval_utils"
@@ -346,7 +347,8 @@ def end_training_at(trainer: Any, total: int) -> None:
     """Let a trainer that has loaded its checkpoint end at a step, not that many steps after the one it resumed from.
 
     Its loop counts from the resumed step. The progress table of the terminal takes the same number for the last step,
-    so that one is set right once the table has been made, just before training.
+    so that one is set right once the table has been made, just before training. And a run that is already at its end
+    saves its checkpoint as what it is, not as that of step 0.
 
     Args:
         trainer: nerfstudio's trainer, in its `setup`.
@@ -355,6 +357,7 @@ def end_training_at(trainer: Any, total: int) -> None:
     from nerfstudio.utils import writer
 
     trainer.config.max_num_iterations = max(total - trainer._start_step, 0)
+    trainer.step = max(trainer._start_step - 1, 0)
     train = trainer.train
 
     def counted() -> None:
@@ -473,7 +476,7 @@ def _point_colors(path: Path, vertices: np.ndarray) -> np.ndarray:
 def missing_open3d_libraries() -> list[str]:
     """System libraries that open3d needs and this machine lacks."""
     missing = []
-    for library in ("libusb-1.0.so.0", "libGL.so.1"):
+    for library in _OPEN3D_LIBRARIES:
         try:
             ctypes.CDLL(library)
         except OSError:
@@ -486,9 +489,9 @@ def one_line(error: BaseException | None) -> str | None:
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, (ImportError, OSError)):
-        library = re.search(r"(lib(?:usb-1\.0|GL|EGL|X11)\.so[.\d]*): cannot open shared object file", str(error))
-        if library:
-            return f"open3d needs {library[1]}, a system library: on Debian or Ubuntu, apt install {OPEN3D_PACKAGES}"
+        for library in _OPEN3D_LIBRARIES:
+            if f"{library}: cannot open shared object file" in str(error):
+                return f"open3d needs {library}, a system library: on Debian or Ubuntu, apt install {OPEN3D_PACKAGES}"
     return None
 
 

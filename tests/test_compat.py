@@ -463,10 +463,19 @@ def test_points_agree_with_open3d(tmp_path):
 # One line instead of a traceback --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("library", ["libusb-1.0.so.0", "libGL.so.1"])
+@pytest.mark.parametrize("library", ["libusb-1.0.so.0", "libGL.so.1", "libEGL.so.1"])
 def test_a_missing_system_library_is_one_line_with_the_packages(library):
     line = compat.one_line(OSError(f"{library}: cannot open shared object file: No such file or directory"))
-    assert line is not None and library in line and "libusb-1.0-0" in line and "libgl1" in line
+    assert line is not None and library in line and "apt install libusb-1.0-0 libgl1 libegl1" in line
+
+
+def test_missing_system_libraries_are_found_without_importing_open3d(monkeypatch):
+    def load(name):
+        if name == "libusb-1.0.so.0":
+            raise OSError(name)
+
+    monkeypatch.setattr(compat.ctypes, "CDLL", load)
+    assert compat.missing_open3d_libraries() == ["libusb-1.0.so.0"]
 
 
 def test_other_errors_keep_their_traceback():
