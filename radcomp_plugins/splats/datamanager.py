@@ -47,7 +47,7 @@ class SplatDatamanager(FullImageDatamanager):
         points = common_view_points(cameras.camera_to_worlds, tangent, NUM_SEED_POINTS, generator)
         return points, torch.randint(0, 256, (NUM_SEED_POINTS, 3), generator=generator, dtype=torch.uint8)
 
-    def _load_images(self, split: Any, cache_images_device: Any) -> list[dict[str, torch.Tensor]]:
+    def _load_images(self, split: Any, cache_images_device: Any) -> list[dict[str, Any]]:
         """Upstream's cache, of images that have not been composited yet."""
         outputs = (self.train_dataset if split == "train" else self.eval_dataset)._dataparser_outputs
         color, outputs.alpha_color = outputs.alpha_color, None
