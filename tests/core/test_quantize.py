@@ -58,7 +58,7 @@ def best_cost(x: np.ndarray, w: np.ndarray, size: int) -> float:
     return min(of_cuts(cuts) for cuts in itertools.combinations(range(1, len(x)), size - 1))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.floats(-10, 10), min_size=4, max_size=9, unique=True),
     st.integers(2, 4),

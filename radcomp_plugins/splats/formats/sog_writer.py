@@ -2,7 +2,8 @@
 
 Three liberties of the format are used. A Gaussian has 24 equal descriptions (its axes in any order and sign), and the
 one with the smallest rotation is written: quaternions then need 4.6 bits less. All codebooks and the SH palette are
-optimal for errors weighted by significance. And the palette's entries are numbered so that images of them compress.
+optimal for errors weighted by significance. And the SH palette uses only as many of its 256 codebook entries as its
+own error makes worth while, which takes 40 % off its image.
 """
 
 import itertools
@@ -35,6 +36,13 @@ MORTON_BITS = 21
 KMEANS_ITERATIONS = 10
 CODEBOOK_DIGITS = 5
 
+SH_LEVELS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
+SH_LEVEL_ERROR = 0.02
+"""Rounding the SH palette may add this share of the error that the palette itself makes."""
+
+ASSUMED_PALETTE_ERROR = 0.15
+"""Error of a palette that was given, as a share of its power: k-means leaves 0.1 to 0.2 at usual sizes."""
+
 SMALLEST_THREE = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
 """The components that are stored when component i is left out."""
 
@@ -55,6 +63,7 @@ def write_sog(
     palette_size: int | None = None,
     sh_palette: Palette | None = None,
     significance: Float[Tensor, " N"] | None = None,
+    sh_levels: int | None = None,
     position_bits: int = 16,
     seed: int = 0,
     overwrite: bool = False,
@@ -68,6 +77,8 @@ def write_sog(
             where the scene has fewer different SH vectors.
         sh_palette: A palette to use as it is, in place of k-means: vectors [K, 3 R] or [K, R, 3] in the layout of
             `Gaussians.shN` (channels innermost), and the label of each Gaussian.
+        sh_levels: Different numbers in the SH palette, 2 to 256; None takes as few as add 2 % to the palette's error
+            (32 or so; 256 where the palette is exact).
         significance: How much the error of each Gaussian matters, not negative; None weighs all alike.
         position_bits: Bits of each coordinate that are used, 8 to 16. Each one less saves 0.375 bytes a Gaussian and
             doubles the error, which is at most half a step of 2^-bits of the scene's extent in signed logarithm.
@@ -85,11 +96,13 @@ def write_sog(
     check_writable(gaussians, path)
     if not 8 <= position_bits <= 16:
         raise ValueError(f"position_bits {position_bits}, expected 8 to 16")
+    if sh_levels is not None and not 2 <= sh_levels <= CODEBOOK_SIZE:
+        raise ValueError(f"sh_levels {sh_levels}, expected 2 to {CODEBOOK_SIZE}")
     weights = _check_significance(significance, len(gaussians))
     with atomic_write(path, overwrite=overwrite) as file:
         order = _morton_order(_numpy(gaussians.means))
         palette = _palette(gaussians, palette_size, sh_palette, weights, seed)
-        meta, images = _encode(gaussians, order, weights[order], palette, position_bits)
+        meta, images = _encode(gaussians, order, weights[order], palette, sh_levels, position_bits)
         with ThreadPoolExecutor(get_num_threads()) as pool:
             parts = dict(zip(images, pool.map(encode_webp, images.values()), strict=True))
         with zipfile.ZipFile(file, "w") as archive:
@@ -122,7 +135,8 @@ def _encode(
     g: Gaussians,
     order: Labels,
     weights: Array64,
-    palette: tuple[npt.NDArray[np.float32], Labels] | None,
+    palette: tuple[npt.NDArray[np.float32], Labels, float] | None,
+    sh_levels: int | None,
     position_bits: int,
 ) -> tuple[dict[str, Any], dict[str, Pixels]]:
     """Metadata and images of the Gaussians in `order`; `weights` are in that order, the palette's labels are not."""
@@ -148,8 +162,8 @@ def _encode(
     meta["quats"] = {"files": ["quats.webp"]}
     meta["sh0"] = {"codebook": colour_book.tolist(), "files": ["sh0.webp"]}
     if palette is not None:
-        entries, labels = palette
-        book, centroids = _code_palette(entries, labels[order], weights)
+        entries, labels, error = palette
+        book, centroids = _code_palette(entries, labels[order], weights, sh_levels, error)
         labels = labels[order, None]
         meta["shN"] = {"count": len(entries), "bands": g.sh_degree, "codebook": book.tolist()}
         meta["shN"]["files"] = ["shN_centroids.webp", "shN_labels.webp"]
@@ -167,11 +181,11 @@ def _position_levels(means: Array64, bits: int) -> tuple[Array64, Array64, Label
     return low, low + (high - low) * (65535 / ((2**bits - 1) << (16 - bits))), levels
 
 
-def _code(values: Array64, weights: Array64) -> tuple[Array64, Labels]:
+def _code(values: Array64, weights: Array64, levels: int = CODEBOOK_SIZE) -> tuple[Array64, Labels]:
     """Codebook, rounded to the digits that go into the file, and the index of each value's entry."""
-    book = optimal_codebook(values, CODEBOOK_SIZE, np.broadcast_to(weights[:, None], values.shape))
+    book = optimal_codebook(values, levels, np.broadcast_to(weights[:, None], values.shape))
     book = np.array([float(f"{v:.{CODEBOOK_DIGITS}g}") for v in book])
-    return book, assign_nearest(values, book)
+    return np.pad(book, (0, CODEBOOK_SIZE - levels), mode="edge"), assign_nearest(values, book)
 
 
 def _image(columns: npt.NDArray) -> Pixels:
@@ -238,8 +252,11 @@ def _smallest_rotation(quats: Array64, scales: Array64) -> tuple[Array64, Array6
 
 def _palette(
     g: Gaussians, size: int | None, given: Palette | None, weights: Array64, seed: int
-) -> tuple[npt.NDArray[np.float32], Labels] | None:
-    """Palette [K, R, 3] and labels [N] in the Gaussians' own order, every entry in use; None without higher SH."""
+) -> tuple[npt.NDArray[np.float32], Labels, float] | None:
+    """Palette [K, R, 3], labels [N] in the Gaussians' own order, and the palette's mean squared error per Gaussian.
+
+    Every entry is in use, the small ones first. None without higher SH.
+    """
     if g.sh_degree == 0:
         return None
     x = g.shN.detach().cpu().float().flatten(1)
@@ -257,24 +274,36 @@ def _palette(
         if len(entries) > size:
             entries, labels = vq.kmeans(x, size, torch.from_numpy(weights).float(), KMEANS_ITERATIONS, seed)
     used, labels = torch.unique(labels, return_inverse=True)
-    rank = _palette_order(entries[used])
+    entries = entries[used]
+    rank = torch.argsort(entries.norm(dim=1), stable=True)
     position = torch.empty_like(rank)
     position[rank] = torch.arange(len(rank))
-    return entries[used][rank].reshape(len(used), -1, 3).numpy(), position[labels].numpy()
+    if given is not None:
+        # Its vectors may have been trained on, so what they replace is not known here.
+        error = ASSUMED_PALETTE_ERROR * _mean_square(entries[labels], weights)
+    else:
+        error = _mean_square(entries[labels] - x, weights)
+    return entries[rank].reshape(len(used), -1, 3).numpy(), position[labels].numpy(), error
 
 
-def _palette_order(entries: Float[Tensor, "K D"]) -> Int[Tensor, " K"]:
-    """Order in which neighbours look alike: by their value along the direction in which they differ most."""
-    centred = (entries - entries.mean(dim=0)).double()
-    _, vectors = torch.linalg.eigh(centred.T @ centred)
-    return torch.argsort(centred @ vectors[:, -1], stable=True)
+def _mean_square(x: Float[Tensor, "N D"], weights: Array64) -> float:
+    """Weighted mean of the squared lengths of the rows."""
+    squares = x.double().square().sum(dim=1).numpy()
+    total = weights.sum()
+    return float((weights * squares).sum() / total) if total > 0 else float(squares.mean())
 
 
-def _code_palette(entries: npt.NDArray[np.float32], labels: Labels, weights: Array64) -> tuple[Array64, Pixels]:
+def _code_palette(
+    entries: npt.NDArray[np.float32], labels: Labels, weights: Array64, levels: int | None, error: float
+) -> tuple[Array64, Pixels]:
     """Codebook for the numbers of the palette, and its image: 64 entries a row, R pixels an entry."""
     used = np.bincount(labels, weights=weights, minlength=len(entries))
     flat = entries.reshape(len(entries), -1).astype(np.float64)
-    book, indices = _code(flat, used)
+    for size in SH_LEVELS if levels is None else (levels,):
+        book, indices = _code(flat, used, size)
+        rounding = _mean_square(torch.from_numpy(book[indices] - flat), used)
+        if rounding <= SH_LEVEL_ERROR * error:
+            break
     rows = -(-len(entries) // PALETTE_COLUMNS)
     pixels = np.zeros((rows * PALETTE_COLUMNS, flat.shape[1] // 3, 3), np.uint8)
     pixels[: len(entries)] = indices.reshape(len(entries), -1, 3)
