@@ -30,9 +30,10 @@ class Info:
             return
         from nerfstudio.utils.rich_utils import CONSOLE
 
+        width = max(len(name) for name in facts) + 2
         for name, value in facts.items():
-            shown = f"{value:,}" if isinstance(value, int) else value
-            CONSOLE.print(f"{name:<22}{shown}", soft_wrap=True, highlight=False)
+            shown = f"{value:,}" if isinstance(value, int) else str(value)
+            CONSOLE.print(f"{name:<{width}}{shown}", soft_wrap=True, highlight=False, markup=False)
 
 
 def machine_facts() -> dict[str, Any]:
@@ -72,7 +73,8 @@ def scene_facts(path: Path) -> dict[str, Any]:
         manifest = read_manifest(path)
         facts.update({"format": manifest.get("format"), "version": manifest.get("version")})
         facts.update({name: entry["bytes"] for name, entry in manifest["files"].items()})
-        path = next((path / name for name in manifest["files"] if name.startswith("scene.")), path)
+        scenes = {name: entry["bytes"] for name, entry in manifest["files"].items() if name.startswith("scene.")}
+        path = path / min(scenes, key=lambda name: scenes[name]) if scenes else path
     scene = load_splats(path)
     source = find_teacher(path).source
     files = [source] if source.is_file() else [file for file in source.iterdir() if file.is_file()]

@@ -1,6 +1,7 @@
 """`radcomp`: subcommands, one-line errors, bare flags, and a fast --help."""
 
 import json
+import re
 import subprocess
 import sys
 import typing
@@ -10,6 +11,7 @@ import pytest
 
 from radcomp_plugins.cli import main
 from radcomp_plugins.cli.export import ExportLightGaussian, ExportSplats, spell_out_flags
+from radcomp_plugins.core.files import write_manifest
 from radcomp_plugins.errors import InputError
 
 
@@ -126,7 +128,21 @@ def test_info_describes_the_machine_and_a_scene(monkeypatch, capsys, tmp_path):
     facts = json.loads(capsys.readouterr().out)
     assert facts["gaussians"] == 3 and facts["sh degree"] == 0
     assert facts["bytes"] == (tmp_path / "in.ply").stat().st_size
+    assert run(monkeypatch, "info", str(tmp_path / "in.ply")) == 0
+    assert re.search(r"^gaussians +3$", capsys.readouterr().out, re.MULTILINE)
     assert run(monkeypatch, "info", str(tmp_path / "nothing")) == 1
+
+
+def test_info_lists_the_files_of_an_asset_and_describes_its_smallest_scene(monkeypatch, capsys, tmp_path):
+    write_splat_ply(tmp_path / "scene.ply", count=3)
+    write_splat_ply(tmp_path / "scene.small.ply", count=2)
+    write_manifest(tmp_path, {"format": "radcomp-test", "version": 1})
+    assert run(monkeypatch, "info", str(tmp_path), "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["format"] == "radcomp-test" and facts["gaussians"] == 2
+    assert facts["scene.ply"] == (tmp_path / "scene.ply").stat().st_size
+    (tmp_path / "scene.ply").write_bytes(b"ply, but altered")
+    assert run(monkeypatch, "info", str(tmp_path)) == 1
 
 
 def test_help_imports_nothing_heavy():
