@@ -11,7 +11,10 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from numba import njit
+import numpy as np
+from numba import njit, types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 from radcomp_plugins.errors import InputError
 
@@ -116,3 +119,24 @@ def stripe(start: int, step: int, count: int) -> tuple[int, int]:
     Contiguous, so that two threads do not write into the same cache line; the shares differ by one at most.
     """
     return count * start // step, count * (start + 1) // step
+
+
+@intrinsic
+def claim(typingctx, counter):  # noqa: ANN001, ANN201
+    """Number of the next item of work, for use inside kernels: counter[0], which is raised by one in the same step.
+
+    Sharing out items one by one, not in fixed stripes, keeps a thread that the system has paused from holding up the
+    rest. `counter` is a 1-D int64 array that begins at 0 and that all threads of a run share.
+    """
+
+    def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        one = context.get_constant(types.int64, 1)
+        return builder.atomic_rmw("add", array.data, one, "monotonic")
+
+    return types.int64(counter), codegen
+
+
+def new_counter() -> NDArray[np.int64]:
+    """A counter for one run of a kernel that uses `claim`."""
+    return np.zeros(1, np.int64)

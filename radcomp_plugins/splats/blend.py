@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from radcomp_plugins.core import simd
+from radcomp_plugins.core.threads import claim
 from radcomp_plugins.splats.tiles import SPLAT_HEAD, TILE
 
 SHAPE_GRADS = 6
@@ -30,6 +31,8 @@ _T_MIN = np.float32(1e-4)
 _SIGMA_MAX = np.float32(5.6)
 # A tile looks for pixels that still take light each time `entry & _CHECK_EVERY` is all ones.
 _CHECK_EVERY = 15
+# Splats a thread takes at a time to sum their pairs.
+_BLOCK = 1024
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -80,18 +83,19 @@ def _rows_reached(splats, m, x0, y0):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def blend_forward(
-    start, step, work, offsets, ranks, splats, tiles_x, tiles_y, width, height, backgrounds, image, final_t, ends,
+    start, step, counter, work, offsets, ids, splats, tiles_x, tiles_y, width, height, backgrounds, image, final_t, ends,
     want_stats, stats
 ):  # fmt: skip
-    """Blend the tiles of a stripe.
+    """Blend tiles until none is left to claim.
 
     Args:
-        start: first of the stripe in `work`.
-        step: of the stripe.
-        work: [tiles] tile numbers.
+        start: not used, as `step`: threads share the tiles by `counter`.
+        step: not used.
+        counter: see `core.threads.claim`.
+        work: [tiles] tile numbers in the order to do them.
         offsets: [tiles + 1] beginnings of the tiles' lists.
-        ranks: [I] the lists.
-        splats: [M, SPLAT_HEAD + D].
+        ids: [I] the lists.
+        splats: [S, SPLAT_HEAD + D].
         tiles_x: tiles per row.
         tiles_y: rows of tiles per camera.
         width: of the image.
@@ -101,7 +105,8 @@ def blend_forward(
         final_t: [C, H, W] transmittance behind all, written.
         ends: [tiles] end of the part of each list that was looked at, written.
         want_stats: whether to write `stats`.
-        stats: [I, 3] per (splat, tile): number of pixels it reaches, sum and maximum of its weights there, written.
+        stats: [I, 3] per (splat, tile): number of pixels it reaches, sum and maximum of its weights there,
+            written up to each list's end in `ends`.
     """
     channels = backgrounds.shape[1]
     per_camera = tiles_x * tiles_y
@@ -109,8 +114,11 @@ def blend_forward(
     color = np.empty(channels * _PIXELS, np.float32)
     lanes = simd.lane_numbers()
     zero, one = simd.broadcast(_F0), simd.broadcast(_F1)
-    for q in range(start, work.shape[0], step):
-        t = work[q]
+    while True:
+        turn = claim(counter)
+        if turn >= work.shape[0]:
+            break
+        t = work[turn]
         camera = t // per_camera
         row0, col0 = (t % per_camera) // tiles_x * TILE, (t % per_camera) % tiles_x * TILE
         rows, cols = min(TILE, height - row0), min(TILE, width - col0)
@@ -125,7 +133,7 @@ def blend_forward(
                 if alive == 0:
                     ends[t] = k
                     break
-            m = ranks[k]
+            m = ids[k]
             x0, y0 = splats[m, 0] - left, splats[m, 1] - top
             todo = _rows_reached(splats, m, x0, y0) & alive
             half_a, opacity = _HALF * splats[m, 2], splats[m, 5]
@@ -157,8 +165,6 @@ def blend_forward(
                 stats[k, 0] = simd.total(hits)
                 stats[k, 1] = simd.total(weight_sum)
                 stats[k, 2] = simd.largest(weight_max)
-        if want_stats:
-            stats[ends[t] : end] = _F0
         for r in range(rows):
             for x in range(cols):
                 rest = abs(trans[r * TILE + x])
@@ -208,18 +214,19 @@ def _load_tile(image, final_t, v_image, v_alpha, camera, row0, col0, rows, cols,
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def blend_backward(
-    start, step, work, offsets, ranks, splats, tiles_x, tiles_y, width, height, image, final_t, ends, v_image,
+    start, step, counter, work, offsets, ids, splats, tiles_x, tiles_y, width, height, image, final_t, ends, v_image,
     v_alpha, absgrad, grads
 ):  # fmt: skip
-    """Gradients of the tiles of a stripe, per (splat, tile) pair.
+    """Gradients per (splat, tile) pair, tile by tile until none is left to claim.
 
     Args:
-        start: see `blend_forward`, as for those not named here.
-        step: of the stripe.
+        start: see `blend_forward`, as for all up to `height`.
+        step: not used.
+        counter: see `core.threads.claim`.
         work: [tiles].
         offsets: [tiles + 1].
-        ranks: [I].
-        splats: [M, SPLAT_HEAD + D].
+        ids: [I].
+        splats: [S, SPLAT_HEAD + D].
         tiles_x: tiles per row.
         tiles_y: rows of tiles per camera.
         width: of the image.
@@ -230,7 +237,7 @@ def blend_backward(
         v_image: [C, H, W, D] gradient of the loss to the image.
         v_alpha: [C, H, W] gradient of the loss to alpha = 1 - final_t.
         absgrad: whether to write two more columns, the sums of |x| and |y| over the pixels.
-        grads: [I, SHAPE_GRADS + D (+ 2)], written.
+        grads: [I, SHAPE_GRADS + D (+ 2)], written up to each list's end in `ends`.
     """
     channels = image.shape[3]
     per_camera = tiles_x * tiles_y
@@ -240,24 +247,27 @@ def blend_backward(
     v_tint = np.empty(channels * TILE, np.float32)
     lanes = simd.lane_numbers()
     zero = simd.broadcast(_F0)
-    for q in range(start, work.shape[0], step):
-        t = work[q]
+    while True:
+        turn = claim(counter)
+        if turn >= work.shape[0]:
+            break
+        t = work[turn]
         camera = t // per_camera
         row0, col0 = (t % per_camera) // tiles_x * TILE, (t % per_camera) % tiles_x * TILE
         rows, cols = min(TILE, height - row0), min(TILE, width - col0)
         alive = _start_tile(trans, rows, cols)
         _load_tile(image, final_t, v_image, v_alpha, camera, row0, col0, rows, cols, v_color, behind)
         begin, end = offsets[t], ends[t]
-        grads[end : offsets[t + 1]] = _F0
         left, top = np.float32(col0) + _HALF, np.float32(row0) + _HALF
         for k in range(begin, end):
             if ((k - begin) & _CHECK_EVERY) == _CHECK_EVERY:
                 alive = _rows_alive(trans)
-            m = ranks[k]
+            m = ids[k]
             x0, y0 = splats[m, 0] - left, splats[m, 1] - top
             todo = _rows_reached(splats, m, x0, y0) & alive
             if todo == 0:
-                grads[k] = _F0
+                for j in range(grads.shape[1]):
+                    grads[k, j] = _F0
                 continue
             half_a, opacity = _HALF * splats[m, 2], splats[m, 5]
             skew, half_rest = splats[m, 7], _HALF * splats[m, 8]
@@ -305,39 +315,65 @@ def blend_backward(
 
 
 @njit(nogil=True, cache=True)
-def sum_grads(start, step, order, first, positions, grads, v_means2d, v_abs, v_conics, v_opacities, v_colors):
-    """Sum the pairs' gradients per splat, in the order of its tiles; splats that are not visible keep their zeros."""
-    channels = v_colors.shape[1]
-    total = np.empty(grads.shape[1], np.float32)
-    for m in range(start, order.shape[0], step):
-        total[:] = _F0
-        for s in range(first[m], first[m + 1]):
-            k = positions[s]
-            for j in range(grads.shape[1]):
-                total[j] += grads[k, j]
-        i = order[m]
-        v_means2d[i, 0] = total[0]
-        v_means2d[i, 1] = total[1]
-        v_conics[i, 0] = total[2]
-        v_conics[i, 1] = total[3]
-        v_conics[i, 2] = total[4]
-        v_opacities[i] = total[5]
-        for j in range(channels):
-            v_colors[i, j] = total[SHAPE_GRADS + j]
-        if v_abs.shape[0] > 0:
-            v_abs[i, 0] = total[SHAPE_GRADS + channels]
-            v_abs[i, 1] = total[SHAPE_GRADS + channels + 1]
+def sum_grads(
+    start, step, counter, tiles_x, tiles_y, boxes, first, positions, ends, grads, v_means2d, v_abs, v_conics,
+    v_opacities, v_colors
+):  # fmt: skip
+    """Sum the pairs' gradients per splat, in the order of its tiles; zeros for splats in no tile."""
+    channels, columns = v_colors.shape[1], grads.shape[1]
+    total = np.empty(columns, np.float32)
+    count = v_opacities.shape[1]
+    while True:
+        begin = claim(counter) * _BLOCK
+        if begin >= boxes.shape[0]:
+            break
+        for i in range(begin, min(begin + _BLOCK, boxes.shape[0])):
+            for j in range(columns):
+                total[j] = _F0
+            base = (i // count) * tiles_x * tiles_y
+            s = first[i]
+            for ty in range(boxes[i, 2], boxes[i, 3]):
+                for tx in range(boxes[i, 0], boxes[i, 1]):
+                    k = positions[s]
+                    s += 1
+                    if k < ends[base + ty * tiles_x + tx]:
+                        for j in range(columns):
+                            total[j] += grads[k, j]
+            v_means2d[i, 0] = total[0]
+            v_means2d[i, 1] = total[1]
+            v_conics[i, 0] = total[2]
+            v_conics[i, 1] = total[3]
+            v_conics[i, 2] = total[4]
+            v_opacities[i // count, i % count] = total[5]
+            for j in range(channels):
+                v_colors[i, j] = total[SHAPE_GRADS + j]
+            if v_abs.shape[0] > 0:
+                v_abs[i, 0] = total[SHAPE_GRADS + channels]
+                v_abs[i, 1] = total[SHAPE_GRADS + channels + 1]
 
 
 @njit(nogil=True, cache=True)
-def sum_stats(start, step, order, count, first, positions, stats, hits, weight_sum, weight_max):
-    """Sum the pairs' statistics per Gaussian; a stripe owns the Gaussians whose number is `start` modulo `step`."""
-    for m in range(order.shape[0]):
-        i = order[m] % count
-        if i % step != start:
-            continue
-        for s in range(first[m], first[m + 1]):
-            k = positions[s]
-            hits[i] += int(stats[k, 0])
-            weight_sum[i] += stats[k, 1]
-            weight_max[i] = max(weight_max[i], stats[k, 2])
+def sum_stats(
+    start, step, counter, cameras, tiles_x, tiles_y, boxes, first, positions, ends, stats, hits, weight_sum, weight_max
+):  # fmt: skip
+    """Sum the pairs' statistics per Gaussian over cameras and tiles, always in the same order."""
+    count = hits.shape[0]
+    while True:
+        begin = claim(counter) * _BLOCK
+        if begin >= count:
+            break
+        for g in range(begin, min(begin + _BLOCK, count)):
+            here, weight, peak = 0, 0.0, _F0
+            for camera in range(cameras):
+                i = camera * count + g
+                base = camera * tiles_x * tiles_y
+                s = first[i]
+                for ty in range(boxes[i, 2], boxes[i, 3]):
+                    for tx in range(boxes[i, 0], boxes[i, 1]):
+                        k = positions[s]
+                        s += 1
+                        if k < ends[base + ty * tiles_x + tx]:
+                            here += int(stats[k, 0])
+                            weight += stats[k, 1]
+                            peak = max(peak, stats[k, 2])
+            hits[g], weight_sum[g], weight_max[g] = here, weight, peak

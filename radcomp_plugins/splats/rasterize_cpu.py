@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from radcomp_plugins.core.threads import run_striped
+from radcomp_plugins.core.threads import new_counter, run_striped
 from radcomp_plugins.splats import blend, tiles
 
 
@@ -50,10 +50,11 @@ class _Rasterize(torch.autograd.Function):
         image = np.empty((cameras, height, width, channels), np.float32)
         final_t = np.empty((cameras, height, width), np.float32)
         ends = np.empty(len(lists.work), np.int64)
-        pair_stats = np.empty((len(lists.ranks) if stats is not None else 0, 3), np.float32)
-        common = (lists.work, lists.offsets, lists.ranks, lists.splats, lists.tiles_x, lists.tiles_y, width, height)
+        pair_stats = np.empty((len(lists.ids) if stats is not None else 0, 3), np.float32)
+        common = (lists.work, lists.offsets, lists.ids, lists.splats, lists.tiles_x, lists.tiles_y, width, height)
         run_striped(
             blend.blend_forward,
+            new_counter(),
             *common,
             to_numpy(backgrounds),
             image,
@@ -63,7 +64,7 @@ class _Rasterize(torch.autograd.Function):
             pair_stats,
         )
         if stats is not None:
-            _reduce_stats(lists, count, pair_stats, stats)
+            _reduce_stats(lists, ends, cameras, count, pair_stats, stats)
         result = torch.from_numpy(image)
         ctx.save_for_backward(means2d, result)
         ctx.saved = (common, lists, final_t, ends)
@@ -78,9 +79,10 @@ class _Rasterize(torch.autograd.Function):
         common, lists, final_t, ends = ctx.saved
         cameras, count, channels = ctx.shape
         columns = blend.SHAPE_GRADS + channels + (2 if ctx.absgrad else 0)
-        grads = np.empty((len(lists.ranks), columns), np.float32)
+        grads = np.empty((len(lists.ids), columns), np.float32)
         run_striped(
             blend.blend_backward,
+            new_counter(),
             *common,
             to_numpy(image),
             final_t,
@@ -91,14 +93,18 @@ class _Rasterize(torch.autograd.Function):
             grads,
         )
         total = cameras * count
-        v_means2d, v_abs = np.zeros((total, 2), np.float32), np.zeros((total if ctx.absgrad else 0, 2), np.float32)
-        v_conics, v_opacities = np.zeros((total, 3), np.float32), np.zeros(total, np.float32)
-        v_colors = np.zeros((total, channels), np.float32)
+        v_means2d, v_abs = np.empty((total, 2), np.float32), np.empty((total if ctx.absgrad else 0, 2), np.float32)
+        v_conics, v_opacities = np.empty((total, 3), np.float32), np.empty((cameras, count), np.float32)
+        v_colors = np.empty((total, channels), np.float32)
         run_striped(
             blend.sum_grads,
-            lists.order,
+            new_counter(),
+            lists.tiles_x,
+            lists.tiles_y,
+            lists.boxes,
             lists.first,
             lists.positions,
+            ends,
             grads,
             v_means2d,
             v_abs,
@@ -115,7 +121,7 @@ class _Rasterize(torch.autograd.Function):
             torch.from_numpy(v_means2d).view(cameras, count, 2),
             torch.from_numpy(v_conics).view(cameras, count, 3),
             torch.from_numpy(v_colors).view(cameras, count, channels),
-            torch.from_numpy(v_opacities).view(cameras, count),
+            torch.from_numpy(v_opacities),
             v_backgrounds,
             None,
             None,
@@ -126,16 +132,26 @@ class _Rasterize(torch.autograd.Function):
         )
 
 
-def _reduce_stats(lists: tiles.TileLists, count: int, pair_stats: NDArray[np.float32], out: dict[str, Tensor]) -> None:
-    hits = np.zeros(count, np.int64)
-    weight_sum = np.zeros(count, np.float64)
-    weight_max = np.zeros(count, np.float32)
+def _reduce_stats(
+    lists: tiles.TileLists,
+    ends: NDArray[np.int64],
+    cameras: int,
+    count: int,
+    pair_stats: NDArray[np.float32],
+    out: dict[str, Tensor],
+) -> None:
+    hits, weight_sum = np.empty(count, np.int64), np.empty(count, np.float64)
+    weight_max = np.empty(count, np.float32)
     run_striped(
         blend.sum_stats,
-        lists.order,
-        count,
+        new_counter(),
+        cameras,
+        lists.tiles_x,
+        lists.tiles_y,
+        lists.boxes,
         lists.first,
         lists.positions,
+        ends,
         pair_stats,
         hits,
         weight_sum,

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from radcomp_plugins.core.threads import run_striped
+from radcomp_plugins.core.threads import claim, new_counter, run_striped
 
 TILE = 16
 """Side of a tile in pixels; part of the semantics, see the module."""
@@ -23,31 +23,37 @@ SPLAT_HEAD = 9
 The limit is twice the sigma from which on alpha is below 1/255, and a margin for rounding.
 """
 
-_MARGIN = np.float32(1e-3)
-_F255 = np.float32(255.0)
+_BLOCK = 1024
+"""Splats a thread takes at a time."""
+
+_DIGIT = 11
+"""Bits per pass of the sort by depth."""
+
 _HALF = np.float32(0.5)
+_SIZE = np.float32(TILE)
+_MARGIN = np.float32(1e-3)
 
 
 @dataclass(frozen=True)
 class TileLists:
-    """Visible splats in depth order and, per tile, the ranks of those that touch it.
+    """Splats packed for blending and, per tile, which of them touch it. A splat is a (camera, Gaussian) pair.
 
     Attributes:
-        order: [M] int64 index into the flattened (camera, Gaussian) pairs of the splat with this rank.
-        splats: [M, SPLAT_HEAD + D] float32 packed splats by rank.
+        splats: [S, SPLAT_HEAD + D] float32, S = C * N; what is culled is left unset.
+        boxes: [S, 4] int32 tiles each splat is listed in: first and end column, first and end row.
         offsets: [tiles + 1] int64 where each tile's list begins; tiles are numbered camera, row, column.
-        ranks: [I] int32 ranks of all tiles' lists, front to back within a tile.
-        first: [M + 1] int64 where each splat's entries of `positions` begin.
-        positions: [I] int32 for each splat the positions in `ranks` that name it.
+        ids: [I] int32 the lists, front to back.
+        first: [S + 1] int64 where each splat's entries of `positions` begin.
+        positions: [I] int32 for each splat the positions in `ids` that name it, by row and column of its box.
         work: [tiles] int64 tile numbers, those with the longest lists first.
         tiles_x: tiles per row.
         tiles_y: rows of tiles per camera.
     """
 
-    order: NDArray[np.int64]
     splats: NDArray[np.float32]
+    boxes: NDArray[np.int32]
     offsets: NDArray[np.int64]
-    ranks: NDArray[np.int32]
+    ids: NDArray[np.int32]
     first: NDArray[np.int64]
     positions: NDArray[np.int32]
     work: NDArray[np.int64]
@@ -55,104 +61,147 @@ class TileLists:
     tiles_y: int
 
 
-@njit(nogil=True, cache=True)
-def _clamped(value: float, upper: int) -> int:
+@njit(nogil=True, cache=True, inline="always")
+def _clamped(value, upper):
     """Integer part of `value`, limited to 0 .. `upper` before the conversion so that it cannot overflow."""
-    return int(min(max(value, 0.0), float(upper)))
+    return np.int32(min(max(value, np.float32(0.0)), np.float32(upper)))
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _pack_splat(i, means2d, conics, opacity, colors, reach, splats):
+    """Write one splat; `reach` is the largest pixel coordinate in play, for the rounding margin.
+
+    Returns:
+        Half width and half height, in pixels, of the region where alpha is at least 1/255.
+    """
+    a, b, c = float(conics[i, 0]), float(conics[i, 1]), float(conics[i, 2])
+    sigma = math.log(255.0 * opacity) + 1e-4
+    # For a splat thousands of times longer than wide the float32 conic may not be positive definite any more.
+    det = max(a * c - b * b, 1e-9 * a * c)
+    splats[i, 0] = means2d[i, 0]
+    splats[i, 1] = means2d[i, 1]
+    splats[i, 2] = a
+    splats[i, 3] = b
+    splats[i, 4] = c
+    splats[i, 5] = opacity
+    # Coordinates are rounded to about 1e-7 of `reach` on the way to sigma, whose slope is below 12 per pixel.
+    splats[i, 6] = 2.0 * sigma + 0.01 + 1e-5 * reach
+    splats[i, 7] = b / a
+    splats[i, 8] = det / a
+    for j in range(colors.shape[1]):
+        splats[i, SPLAT_HEAD + j] = colors[i, j]
+    return np.float32(math.sqrt(2.0 * sigma * c / det)) + _MARGIN, np.float32(math.sqrt(2.0 * sigma * a / det)) + _MARGIN
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _pack_splats(
-    start, step, order, count, radii, means2d, conics, opacities, colors, tiles_x, tiles_y, splats, boxes
-):
-    """Pack each visible splat by rank and find its box of tiles (x0, x1, y0, y1; ends excluded)."""
-    channels = colors.shape[1]
-    for m in range(start, order.shape[0], step):
-        i = order[m]
-        x, y = means2d[i, 0], means2d[i, 1]
-        a, b, c, opacity = conics[i, 0], conics[i, 1], conics[i, 2], opacities[i]
-        sigma = np.float32(math.log(_F255 * opacity)) + np.float32(1e-4)
-        det = np.float64(a) * c - np.float64(b) * b
-        half_x = np.float32(math.sqrt(2.0 * sigma * c / det)) + _MARGIN
-        half_y = np.float32(math.sqrt(2.0 * sigma * a / det)) + _MARGIN
-        splats[m, 0] = x
-        splats[m, 1] = y
-        splats[m, 2] = a
-        splats[m, 3] = b
-        splats[m, 4] = c
-        splats[m, 5] = opacity
-        # The margin covers float32 rounding of pixel coordinates on the way to sigma.
-        extent = abs(x) + abs(y) + np.float32(radii[i] + TILE * (tiles_x + tiles_y))
-        splats[m, 6] = np.float32(2.0) * sigma + np.float32(0.01) + np.float32(1e-5) * extent
-        splats[m, 7] = b / a
-        splats[m, 8] = det / a
-        for j in range(channels):
-            splats[m, SPLAT_HEAD + j] = colors[i, j]
-        # gsplat's box in float32, as it computes it, cut to the pixels where alpha can reach 1/255.
-        size = np.float32(TILE)
-        radius = np.float32(radii[i]) / size
-        tx, ty = x / size, y / size
-        boxes[m, 0] = _clamped(max(math.floor(tx - radius), math.floor((x - half_x - _HALF) / size)), tiles_x)
-        boxes[m, 1] = _clamped(min(math.ceil(tx + radius), math.floor((x + half_x - _HALF) / size) + 1.0), tiles_x)
-        boxes[m, 2] = _clamped(max(math.floor(ty - radius), math.floor((y - half_y - _HALF) / size)), tiles_y)
-        boxes[m, 3] = _clamped(min(math.ceil(ty + radius), math.floor((y + half_y - _HALF) / size) + 1.0), tiles_y)
+    start, step, counter, radii, means2d, conics, opacities, colors, tiles_x, tiles_y, splats, boxes, sizes
+):  # fmt: skip
+    """Pack the splats that can reach a pixel, find their boxes of tiles, and count those into sizes[1:]."""
+    count = radii.shape[0]
+    while True:
+        begin = claim(counter) * _BLOCK
+        if begin >= count:
+            break
+        for i in range(begin, min(begin + _BLOCK, count)):
+            boxes[i, 0] = boxes[i, 1] = boxes[i, 2] = boxes[i, 3] = 0
+            sizes[i + 1] = 0
+            opacity = opacities[i]
+            visible = radii[i] > 0 and opacity >= np.float32(1.0 / 255.1)
+            for j in range(colors.shape[1]):
+                visible &= math.isfinite(colors[i, j])
+            if not visible:
+                continue
+            x, y = means2d[i, 0], means2d[i, 1]
+            reach = abs(x) + abs(y) + radii[i] + TILE * (tiles_x + tiles_y)
+            half_x, half_y = _pack_splat(i, means2d, conics, opacity, colors, reach, splats)
+            # gsplat's box in float32, as it computes it, cut to the pixels where alpha can reach 1/255.
+            radius, tx, ty = np.float32(radii[i]) / _SIZE, x / _SIZE, y / _SIZE
+            one = np.float32(1.0)
+            x0 = _clamped(max(math.floor(tx - radius), math.floor((x - half_x - _HALF) / _SIZE)), tiles_x)
+            x1 = _clamped(min(math.ceil(tx + radius), math.floor((x + half_x - _HALF) / _SIZE) + one), tiles_x)
+            y0 = _clamped(max(math.floor(ty - radius), math.floor((y - half_y - _HALF) / _SIZE)), tiles_y)
+            y1 = _clamped(min(math.ceil(ty + radius), math.floor((y + half_y - _HALF) / _SIZE) + one), tiles_y)
+            if x1 > x0 and y1 > y0:
+                boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3] = x0, x1, y0, y1
+                sizes[i + 1] = (x1 - x0) * (y1 - y0)
 
 
 @njit(nogil=True, cache=True)
-def _count_tiles(order, count, boxes, tiles_x, tiles_y, first, offsets):
-    """Prefix sums: tiles per splat into `first`, splats per tile into `offsets`."""
+def _count_tiles(count, boxes, tiles_x, tiles_y, first, offsets):
+    """Turn the sizes in `first` into prefix sums, and count each tile's splats into prefix sums in `offsets`.
+
+    A box adds to the differences along its rows only, so that a splat over many tiles costs two additions a row.
+    """
     offsets[:] = 0
     first[0] = 0
     per_camera = tiles_x * tiles_y
-    for m in range(order.shape[0]):
-        base = (order[m] // count) * per_camera + 1
-        x0, x1, y0, y1 = boxes[m, 0], boxes[m, 1], boxes[m, 2], boxes[m, 3]
-        for ty in range(y0, y1):
-            for tx in range(x0, x1):
-                offsets[base + ty * tiles_x + tx] += 1
-        first[m + 1] = first[m] + max(x1 - x0, 0) * max(y1 - y0, 0)
-    for t in range(offsets.shape[0] - 1):
-        offsets[t + 1] += offsets[t]
+    for i in range(boxes.shape[0]):
+        if first[i + 1] != 0:
+            base = (i // count) * per_camera
+            for ty in range(boxes[i, 2], boxes[i, 3]):
+                offsets[base + ty * tiles_x + boxes[i, 0]] += 1
+                # In the last column this falls on the next row's first tile, where it ends the row just the same.
+                offsets[base + ty * tiles_x + boxes[i, 1]] -= 1
+        first[i + 1] += first[i]
+    here, before = 0, 0
+    for t in range(offsets.shape[0]):
+        here += offsets[t]
+        offsets[t] = before
+        before += here
 
 
 @njit(nogil=True, cache=True)
-def _fill_tiles(start, step, order, count, boxes, tiles_x, tiles_y, first, cursor, ranks, positions):
-    """Write the lists; each call does the rows of tiles start, start + step, ... and so needs no lock."""
-    per_camera = tiles_x * tiles_y
-    for m in range(order.shape[0]):
-        base = (order[m] // count) * per_camera
-        x0, x1, y0, y1 = boxes[m, 0], boxes[m, 1], boxes[m, 2], boxes[m, 3]
-        for ty in range(y0 + (start - y0) % step, y1, step):
-            slot = first[m] + (ty - y0) * (x1 - x0)
-            for tx in range(x0, x1):
-                t = base + ty * tiles_x + tx
-                k = cursor[t]
-                cursor[t] = k + 1
-                ranks[k] = m
-                positions[slot] = k
-                slot += 1
+def _depth_order(depths, first, begin, end, order, scratch, keys, key_scratch):
+    """Write the listed splats of begin .. end into `order`, front to back, equal depths in their own order.
 
-
-def depth_order(
-    radii: NDArray[np.int32], opacities: NDArray[np.float32], depths: NDArray[np.float32]
-) -> NDArray[np.int64]:
-    """Indices of the visible pairs, camera by camera, each front to back; equal depths keep their order.
-
-    Args:
-        radii: [C, N] radius in pixels, 0 where culled.
-        opacities: [C, N] peak alpha; a splat below 1/255 reaches no pixel and is left out.
-        depths: [C, N] distance along the camera's axis, positive where the radius is.
+    A radix sort: the bits of positive floats sort like integers.
 
     Returns:
-        [M] int64 indices into the flattened pairs.
+        How many there are.
     """
-    parts = []
-    for camera in range(radii.shape[0]):
-        seen = np.flatnonzero((radii[camera] > 0) & (opacities[camera] > np.float32(1.0 / 255.1)))
-        # The bits of positive floats sort like integers.
-        keys = depths[camera][seen].view(np.int32)
-        parts.append(seen[np.argsort(keys, kind="stable")] + camera * radii.shape[1])
-    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+    bits = depths.view(np.uint32)
+    size = 0
+    for i in range(begin, end):
+        if first[i + 1] > first[i]:
+            order[size] = i
+            keys[size] = bits[i]
+            size += 1
+    starts = np.empty(1 << _DIGIT, np.int64)
+    for shift in range(0, 32, _DIGIT):
+        starts[:] = 0
+        for n in range(size):
+            starts[(keys[n] >> shift) & ((1 << _DIGIT) - 1)] += 1
+        total = 0
+        for d in range(1 << _DIGIT):
+            total, starts[d] = total + starts[d], total
+        for n in range(size):
+            d = (keys[n] >> shift) & ((1 << _DIGIT) - 1)
+            at = starts[d]
+            starts[d] = at + 1
+            scratch[at] = order[n]
+            key_scratch[at] = keys[n]
+        order, scratch = scratch, order
+        keys, key_scratch = key_scratch, keys
+    # Three passes leave the result in what came in as scratch.
+    scratch[:size] = order[:size]
+    return size
+
+
+@njit(nogil=True, cache=True)
+def _fill_tiles(start, step, order, base, boxes, tiles_x, first, cursor, ids, positions):
+    """Write one camera's lists; each call does the rows of tiles start, start + step, ... and so needs no lock."""
+    for n in range(order.shape[0]):
+        i = order[n]
+        x0, x1, y0, y1 = boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3]
+        for ty in range(y0 + (start - y0) % step, y1, step):
+            slot = first[i] + (ty - y0) * (x1 - x0)
+            for t in range(base + ty * tiles_x + x0, base + ty * tiles_x + x1):
+                k = cursor[t]
+                cursor[t] = k + 1
+                ids[k] = i
+                positions[slot] = k
+                slot += 1
 
 
 def build_tile_lists(
@@ -165,51 +214,44 @@ def build_tile_lists(
     width: int,
     height: int,
 ) -> TileLists:
-    """Sort the visible splats and list them by tile.
+    """Sort the splats by depth and list them by tile.
 
     Args:
-        radii: [C, N] int32.
+        radii: [C, N] int32 pixels, 0 where culled.
         means2d: [C, N, 2] pixels.
-        depths: [C, N].
+        depths: [C, N], positive where the radius is.
         conics: [C, N, 3] inverse 2D covariance (xx, xy, yy).
-        opacities: [C, N] peak alpha in 0 .. 1.
-        colors: [C, N, D].
+        opacities: [C, N] peak alpha in 0 .. 1; a splat below 1/255 reaches no pixel and is left out.
+        colors: [C, N, D]; a splat with a NaN or infinity in its colour is left out.
         width: of the image in pixels.
         height: of the image in pixels.
 
     Raises:
-        ValueError: more than 2^31 - 1 (splat, tile) pairs.
+        ValueError: more than 2^31 - 1 splats or (splat, tile) pairs.
     """
     cameras, count = radii.shape
-    channels = colors.shape[-1]
+    channels, total = colors.shape[-1], cameras * count
     tiles_x, tiles_y = -(-width // TILE), -(-height // TILE)
-    order = depth_order(radii, opacities, depths)
-    splats = np.empty((len(order), SPLAT_HEAD + channels), np.float32)
-    boxes = np.empty((len(order), 4), np.int32)
+    splats = np.empty((total, SPLAT_HEAD + channels), np.float32)
+    boxes = np.empty((total, 4), np.int32)
+    first = np.empty(total + 1, np.int64)
     run_striped(
-        _pack_splats,
-        order,
-        count,
-        radii.reshape(-1),
-        means2d.reshape(-1, 2),
-        conics.reshape(-1, 3),
-        opacities.reshape(-1),
-        colors.reshape(-1, channels),
-        tiles_x,
-        tiles_y,
-        splats,
-        boxes,
-    )
-    first = np.empty(len(order) + 1, np.int64)
+        _pack_splats, new_counter(), radii.reshape(-1), means2d.reshape(-1, 2), conics.reshape(-1, 3),
+        opacities.reshape(-1), colors.reshape(-1, channels), tiles_x, tiles_y, splats, boxes, first,
+    )  # fmt: skip
     offsets = np.empty(cameras * tiles_x * tiles_y + 1, np.int64)
-    _count_tiles(order, count, boxes, tiles_x, tiles_y, first, offsets)
-    total = int(first[-1])
-    if total > np.iinfo(np.int32).max:
-        raise ValueError(f"{total} (splat, tile) pairs, expected at most {np.iinfo(np.int32).max}: render smaller")
-    ranks = np.empty(total, np.int32)
-    positions = np.empty(total, np.int32)
-    run_striped(
-        _fill_tiles, order, count, boxes, tiles_x, tiles_y, first, offsets[:-1].copy(), ranks, positions
-    )
+    _count_tiles(count, boxes, tiles_x, tiles_y, first, offsets)
+    pairs = int(first[-1])
+    if max(pairs, total) > np.iinfo(np.int32).max:
+        raise ValueError(f"{pairs} (splat, tile) pairs, expected at most {np.iinfo(np.int32).max}: render smaller")
+    ids, positions = np.empty(pairs, np.int32), np.empty(pairs, np.int32)
+    cursor = offsets[:-1].copy()
+    order, scratch = np.empty(count, np.int32), np.empty(count, np.int32)
+    keys, key_scratch = np.empty(count, np.uint32), np.empty(count, np.uint32)
+    for camera in range(cameras):
+        begin = camera * count
+        size = _depth_order(depths.reshape(-1), first, begin, begin + count, order, scratch, keys, key_scratch)
+        base = camera * tiles_x * tiles_y
+        run_striped(_fill_tiles, order[:size], base, boxes, tiles_x, first, cursor, ids, positions)
     work = np.argsort(offsets[:-1] - offsets[1:], kind="stable")
-    return TileLists(order, splats, offsets, ranks, first, positions, work, tiles_x, tiles_y)
+    return TileLists(splats, boxes, offsets, ids, first, positions, work, tiles_x, tiles_y)
