@@ -10,8 +10,10 @@ from typing import Annotated, Any, Union
 
 import tyro
 
+from radcomp_plugins.cli.demo import Demo
 from radcomp_plugins.cli.export import EXPORTS, spell_out_flags
 from radcomp_plugins.cli.info import Info
+from radcomp_plugins.cli.scene import Scene
 from radcomp_plugins.errors import InputError
 
 
@@ -28,8 +30,10 @@ class Export:
 
 
 COMMANDS = (
+    Annotated[Demo, tyro.conf.subcommand(name="demo")],
     Annotated[Export, tyro.conf.subcommand(name="export")],
     Annotated[Info, tyro.conf.subcommand(name="info")],
+    Annotated[Scene, tyro.conf.subcommand(name="scene")],
 )
 
 BARE_FLAGS = ("--overwrite", "--json")

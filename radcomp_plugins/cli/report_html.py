@@ -115,7 +115,7 @@ def _results(entry: Mapping[str, Any], title: str) -> str:
         row("PSNR, dB", "psnr", ".2f"),
         row("SSIM", "ssim", ".4f"),
         row(f"LPIPS ({asset.get('lpips_net', '')})", "lpips", ".4f"),
-        row("PSNR of the worst view, dB", "worst_psnr", ".2f"),
+        row("PSNR, worst view, dB", "worst_psnr", ".2f"),
         row("Gaussians", "gaussians", ",d"),
         row("SH degree", "sh_degree", "d"),
         row("frame, ms", "frame_ms", ".1f"),
