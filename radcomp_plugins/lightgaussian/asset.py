@@ -19,7 +19,7 @@ import yaml
 from torch import Tensor
 
 from radcomp_plugins import compat
-from radcomp_plugins.core.files import atomic_dir, write_manifest
+from radcomp_plugins.core.files import atomic_dir, refuse_overwrite, write_manifest
 from radcomp_plugins.core.metrics import Lpips
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.lightgaussian.config import BakedSplatModelConfig
@@ -130,8 +130,11 @@ def export_run(
         The manifest.
 
     Raises:
-        InputError: the run is no LightGaussian run, its dataset is missing, or the output exists.
+        InputError: the run is no LightGaussian run, its dataset is missing, the output exists, or there is no format.
     """
+    if not formats:
+        raise InputError(f"{output_dir}: no format to write; expected at least one of sog, ply")
+    refuse_overwrite(output_dir, overwrite)
     config, pipeline, _, _ = compat.load_run(load_config, test_mode="test" if with_quality else "inference")
     model = pipeline.model
     if not isinstance(model, LightGaussianModel):

@@ -69,6 +69,8 @@ class LightGaussianPipeline(SplatPipeline):
         callbacks.append(TrainingCallback([before], self.begin_step))
         callbacks.append(TrainingCallback([after], self.finish_step))
         if trainer is not None and self.config.log_artifact:
+            if not trainer.config.is_wandb_enabled():
+                raise InputError("--pipeline.log-artifact True: nothing is logged to wandb; add --vis wandb")
             callbacks.append(
                 TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self.log_artifact, args=[trainer])
             )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from radcomp_plugins.errors import InputError
 from radcomp_plugins.lightgaussian.config import LightGaussianPipelineConfig
 
 Action = Literal["prune", "distil", "quantise"]
@@ -40,7 +41,7 @@ def check(config: LightGaussianPipelineConfig) -> None:
     """Check the ranges of the fields.
 
     Raises:
-        ValueError: a field is out of its range; the message names it, its value and the range.
+        InputError: a field is out of its range; the message names it, its value and the range.
     """
     ranges = {
         "prune_ratio": (0.0, 0.9999),
@@ -58,7 +59,7 @@ def check(config: LightGaussianPipelineConfig) -> None:
     for name, (low, high) in ranges.items():
         value = getattr(config, name)
         if not low <= value <= high:
-            raise ValueError(f"{name}: got {value}, expected a value from {low} to {high}")
+            raise InputError(f"{name}: got {value}, expected a value from {low} to {high}")
 
 
 def plan(config: LightGaussianPipelineConfig, teacher_sh_degree: int) -> tuple[Stage, ...]:
@@ -69,7 +70,7 @@ def plan(config: LightGaussianPipelineConfig, teacher_sh_degree: int) -> tuple[S
         teacher_sh_degree: SH degree the scene comes with.
 
     Raises:
-        ValueError: a field is out of its range, or there is nothing to train.
+        InputError: a field is out of its range, or there is nothing to train.
     """
     check(config)
     stages: list[Stage] = []
@@ -86,7 +87,7 @@ def plan(config: LightGaussianPipelineConfig, teacher_sh_degree: int) -> tuple[S
     if config.vq_ratio > 0 and min(config.sh_degree, teacher_sh_degree) > 0:
         add("quantise", "quantise", config.vq_finetune_steps)
     if total_steps(tuple(stages)) == 0:
-        raise ValueError("lightgaussian: no stage has a training step; raise one of the *_steps fields")
+        raise InputError("lightgaussian: no stage has a training step; raise one of the *_steps fields")
     return tuple(stages)
 
 
