@@ -26,6 +26,8 @@ class Quantised:
 
     def decode(self, own: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         """The vectors after quantisation."""
+        if len(self.codebook) == 0:
+            return own
         coded = self.codebook[self.labels.clamp(min=0).long()]
         return torch.where((self.labels >= 0)[:, None], coded, own)
 
@@ -62,6 +64,9 @@ def quantise(
     coded = torch.ones(count, dtype=torch.bool)
     if round((1 - ratio) * count) > 0:
         coded = ~most_significant(ranking, 1 - ratio)
+    labels = torch.full((count,), -1, dtype=torch.int32)
+    if not bool(coded.any()):
+        return Quantised(vectors.new_zeros(0, vectors.shape[1]), labels.to(vectors.device))
     data = vectors.detach().float().cpu()[coded]
     weights = torch.ones(len(data)) if significance is None else significance.float().cpu()[coded]
     # A Gaussian no training view saw still needs a code that is not arbitrary.
@@ -71,6 +76,5 @@ def quantise(
         batch = torch.randint(len(data), (min(batch_size, len(data)),), generator=generator)
         members = assign(data[batch], codebook)
         codebook = ema_update(codebook, data[batch], members, weights[batch], decay)
-    labels = torch.full((count,), -1, dtype=torch.int32)
     labels[coded] = assign(data, codebook).to(torch.int32)
     return Quantised(codebook.to(vectors.device), labels.to(vectors.device))
