@@ -140,7 +140,7 @@ class DeviceFreeSplatfactoModel(SplatfactoModel):
             tensors["colors"] = torch.sigmoid(self.features_dc)
         if self.crop_box is None or self.training:
             return tensors
-        inside = self.crop_box.within(self.means).squeeze(-1)
+        inside = self.crop_box.within(self.means).reshape(-1)
         return {name: tensor[inside] for name, tensor in tensors.items()} if bool(inside.any()) else None
 
     def get_outputs(self, camera: Cameras) -> dict[str, Any]:
