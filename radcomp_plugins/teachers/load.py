@@ -18,6 +18,20 @@ CHECKPOINT_FOLDER = "nerfstudio_models"
 SPLAT_KEYS = ("means", "quats", "scales", "opacities", "features_dc", "features_rest")
 ACCEPTED = "a nerfstudio run folder, its config.yml, a .ckpt of it, or a splat file (.ply, .sog)"
 
+# What torch.load raises for a file that is cut off, altered, of another kind, or would run code.
+_DAMAGED = (
+    UnpicklingError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    EOFError,
+    OSError,
+    AssertionError,
+    MemoryError,
+)
+
 
 @dataclass(frozen=True)
 class TeacherFiles:
@@ -75,11 +89,13 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """
     compat.apply()
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return state["pipeline"]
-    except (UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        state = torch.load(path, map_location="cpu", weights_only=True)["pipeline"]
+    except _DAMAGED as error:
+        reason = f"{type(error).__name__} {error}".splitlines()[0][:120]
         raise InputError(f"{path}: not a readable nerfstudio checkpoint ({reason}); expected {ACCEPTED}") from error
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise InputError(f"{path}: its pipeline is a {type(state).__name__}, expected tensors by name")
+    return state
 
 
 def read_config(path: Path) -> Any:
@@ -93,7 +109,8 @@ def read_config(path: Path) -> Any:
     try:
         config = yaml.load(path.read_text(), Loader=yaml.Loader)
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, ImportError) as error:
-        raise InputError(f"{path}: not a config.yml that this installation can read ({error!s:.200})") from error
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not a config.yml that this installation can read ({reason})") from error
     if not isinstance(config, TrainerConfig):
         raise InputError(f"{path}: holds a {type(config).__name__}, expected the TrainerConfig of a nerfstudio run")
     return compat.reroot(config, path)
@@ -115,15 +132,14 @@ def gaussians_from_state(state: dict[str, Tensor], source: Path, antialiased: bo
             f"{source}: a model of {', '.join(modules) or 'unknown parts'} without Gaussians ({missing[0]} missing); "
             "expected a splatfacto run, or any splat file (.ply, .sog)"
         )
-    tensors = {name: state[key].float() for name, key in names.items()}
+    tensors = {name: _checked(state[key], name, source).float() for name, key in names.items()}
     sh0, rest = tensors["features_dc"], tensors["features_rest"]
+    _check_sizes(tensors, source)
     if rest.shape[1] == 0 and "_model.sh_labels" not in state:
         # splatfacto with sh_degree 0 stores logits of the colour instead of SH.
         sh0 = (torch.sigmoid(sh0) - 0.5) / SH_C0
-    labels = state.get("_model.sh_labels")
-    if labels is not None and bool((labels >= 0).any()):
-        coded = state["_model.codebook"][labels.clamp(min=0).long()].reshape(rest.shape)
-        rest = torch.where((labels >= 0)[:, None, None], coded, rest)
+    if "_model.sh_labels" in state:
+        rest = _with_codes(rest, state["_model.sh_labels"], state.get("_model.codebook"), source)
     scene = Gaussians(
         means=tensors["means"],
         quats=tensors["quats"],
@@ -134,6 +150,49 @@ def gaussians_from_state(state: dict[str, Tensor], source: Path, antialiased: bo
         antialiased=antialiased,
     )
     return scene.select(scene.finite())
+
+
+def _checked(value: Any, name: str, source: Path) -> Tensor:
+    if not torch.is_tensor(value) or value.layout != torch.strided or value.is_complex():
+        raise InputError(f"{source}: {name} is a {type(value).__name__}, expected a tensor of real numbers")
+    return value
+
+
+def _check_sizes(tensors: dict[str, Tensor], source: Path) -> None:
+    count = len(tensors["means"]) if tensors["means"].ndim else 0
+    rest = tensors["features_rest"]
+    bands = rest.shape[1] if rest.ndim == 3 and rest.shape[1] in (0, 3, 8, 15) else 15
+    expected = {
+        "means": (count, 3),
+        "quats": (count, 4),
+        "scales": (count, 3),
+        "opacities": (count, 1),
+        "features_dc": (count, 3),
+        "features_rest": (count, bands, 3),
+    }
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
+            raise InputError(f"{source}: {name} has shape {tuple(tensors[name].shape)}, expected {shape}")
+
+
+def _with_codes(rest: Tensor, labels: Any, codebook: Any, source: Path) -> Tensor:
+    """SH [N, K, 3] with the codebook's entries [C, 3 K] where a label [N] names one."""
+    labels = _checked(labels, "sh_labels", source)
+    integral = not labels.is_floating_point() and labels.dtype != torch.bool
+    if labels.shape != rest.shape[:1] or not integral:
+        raise InputError(
+            f"{source}: sh_labels is {labels.dtype} of shape {tuple(labels.shape)}, expected {len(rest)} whole numbers"
+        )
+    if not bool((labels >= 0).any()):
+        return rest
+    codebook = _checked(codebook, "codebook", source).float()
+    if codebook.ndim != 2 or codebook.shape[1] != rest[0].numel() or int(labels.max()) >= len(codebook):
+        raise InputError(
+            f"{source}: codebook of shape {tuple(codebook.shape)}, expected ({int(labels.max()) + 1} or more, "
+            f"{rest[0].numel()})"
+        )
+    coded = codebook[labels.clamp(min=0).long()].reshape(rest.shape)
+    return torch.where((labels >= 0)[:, None, None], coded, rest)
 
 
 def load_splats(path: Path) -> Gaussians:
