@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import jaxtyping
 import numpy as np
 import pytest
@@ -31,6 +32,10 @@ def checked_modules() -> list[str]:
 
 
 jaxtyping.install_import_hook(checked_modules(), "beartype.beartype")
+
+# How long an example takes says nothing on a shared machine.
+hypothesis.settings.register_profile("radcomp", deadline=None)
+hypothesis.settings.load_profile("radcomp")
 
 # Workers of pytest-xdist share the cores.
 torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
