@@ -12,12 +12,12 @@ Array64 = npt.NDArray[np.float64]
 
 def signed_log(x: Array64) -> Array64:
     """sign(x) ln(1 + |x|): linear near zero, logarithmic far out, defined everywhere and monotonic."""
-    return np.sign(x) * np.log1p(np.abs(x))
+    return np.copysign(np.log1p(np.abs(x)), x)
 
 
 def signed_exp(y: Array64) -> Array64:
     """Inverse of `signed_log`."""
-    return np.sign(y) * np.expm1(np.abs(y))
+    return np.copysign(np.expm1(np.abs(y)), y)
 
 
 def quantize_uniform(x: Array64, low: Array64 | float, high: Array64 | float, bits: int) -> npt.NDArray[np.int64]:
@@ -45,8 +45,9 @@ def dequantize_uniform(levels: npt.NDArray, low: Array64 | float, high: Array64 
 def optimal_codebook(values: npt.NDArray, size: int = 256, weights: npt.NDArray | None = None) -> Array64:
     """The codebook of `size` numbers with the least weighted squared error, for all practical purposes.
 
-    A histogram (half of its bins hold equal counts, half are equally wide, so that tails are resolved too) is cut into `size` runs by dynamic programming, which gives the global optimum for
-    that histogram, and Lloyd's algorithm on the sorted values themselves polishes the result.
+    A histogram, half of its bins of equal counts and half of equal widths so that tails are resolved too, is cut into
+    `size` runs by dynamic programming, which gives the global optimum for that histogram; Lloyd's algorithm on the
+    sorted values themselves polishes the result.
 
     Args:
         values: Any shape, finite.

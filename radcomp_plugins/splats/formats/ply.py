@@ -276,7 +276,10 @@ def _read_ascii_rows(file: BinaryIO, header: _Header, element: _Element, size: i
         raise InputError(f"{path}: cannot read the vertices as numbers ({error})".replace("\n", " ")) from error
     if table.shape != (element.count, width):
         raise InputError(f"{path}: {table.shape[0]} rows of {table.shape[1]} numbers, expected {element.count}x{width}")
-    return np.rec.fromarrays(list(table.T), names=list(element.properties))
+    rows = np.empty(element.count, np.dtype([(name, "f8") for name in element.properties]))
+    for i, name in enumerate(element.properties):
+        rows[name] = table[:, i]
+    return rows
 
 
 def _to_gaussians(rows: np.ndarray, rest_names: list[str], antialiased: bool, path: Path) -> Gaussians:

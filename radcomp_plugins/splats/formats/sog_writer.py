@@ -297,7 +297,7 @@ def _code_palette(
     entries: npt.NDArray[np.float32], labels: Labels, weights: Array64, levels: int | None, error: float
 ) -> tuple[Array64, Pixels]:
     """Codebook for the numbers of the palette, and its image: 64 entries a row, R pixels an entry."""
-    used = np.bincount(labels, weights=weights, minlength=len(entries))
+    used = np.bincount(labels, weights=weights, minlength=len(entries)).astype(np.float64)
     flat = entries.reshape(len(entries), -1).astype(np.float64)
     for size in SH_LEVELS if levels is None else (levels,):
         book, indices = _code(flat, used, size)

@@ -15,12 +15,20 @@ MAX_SIDE = 16383
 """Longest side that WebP can store."""
 
 
+EFFORTS = ((4, 75), (4, 25), (2, 75))
+"""(method, quality) of libwebp that are tried, the smallest file is kept. On noise-like numbers the most expensive
+setting, (6, 100), gives files 0.6 % larger than these three do, in twenty times the time."""
+
+
 def encode_webp(pixels: Pixels) -> bytes:
-    """Lossless WebP of [H, W, 3] or [H, W, 4] uint8, as small as libwebp makes it; colours under alpha 0 are kept."""
-    buffer = io.BytesIO()
-    image = Image.fromarray(pixels, "RGB" if pixels.shape[2] == 3 else "RGBA")
-    image.save(buffer, "WEBP", lossless=True, quality=100, method=6, exact=True)
-    return buffer.getvalue()
+    """Small lossless WebP of [H, W, 3] or [H, W, 4] uint8; colours under alpha 0 are kept."""
+    image = Image.fromarray(pixels)
+    files = []
+    for method, quality in EFFORTS:
+        buffer = io.BytesIO()
+        image.save(buffer, "WEBP", lossless=True, quality=quality, method=method, exact=True)
+        files.append(buffer.getvalue())
+    return min(files, key=len)
 
 
 def decode_webp(data: bytes, where: str, *, min_pixels: int, max_pixels: int) -> Pixels:

@@ -1,5 +1,8 @@
 """The format is told by content, and whatever is unknown is answered with the list of what is known."""
 
+import random
+import warnings
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,8 @@ import torch
 
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.splats.formats.registry import FORMATS, read_splats, splat_format_of, write_splats
+
+DATA = Path(__file__).resolve().parents[2] / "data"
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -54,3 +59,47 @@ def test_a_zip_that_is_no_sog(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"PK\5\6" + bytes(18))
     with pytest.raises(InputError, match=r"no file 'meta\.json'"):
         read_splats(tmp_path / "a.zip")
+
+
+def damage(data: bytes, chance: random.Random, head: int) -> bytes:
+    """A few bytes changed, cut out or put in, mostly in the first `head`."""
+    out = bytearray(data)
+    for _ in range(chance.choice((1, 1, 2, 5, 20))):
+        i = min(chance.randrange(head if chance.random() < 0.8 else len(data)), len(out) - 1)
+        match chance.randrange(5):
+            case 0:
+                del out[i : i + chance.randrange(1, 40)]
+            case 1:
+                out[i:i] = chance.randbytes(chance.randrange(1, 9))
+            case _:
+                out[i] = chance.randrange(256)
+    return bytes(out)
+
+
+@pytest.mark.parametrize("name", ["golden.ply", "golden.sog"])
+@pytest.mark.parametrize("seed", range(100))
+def test_damaged_files_are_read_or_refused_in_one_line(tmp_path: Path, name: str, seed: int) -> None:
+    data = (DATA / name).read_bytes()
+    head = data.find(b"end_header") + 10 if name.endswith(".ply") else len(data)
+    path = tmp_path / name
+    path.write_bytes(damage(data, random.Random(seed), head))
+    read_or_refused(path)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_damage_that_no_checksum_tells(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    with zipfile.ZipFile(DATA / "golden.sog") as archive:
+        archive.extractall(tmp_path)
+    path = tmp_path / chance.choice(sorted(p.name for p in tmp_path.iterdir()))
+    path.write_bytes(damage(path.read_bytes(), chance, 40))
+    read_or_refused(tmp_path)
+
+
+def read_or_refused(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            assert bool(read_splats(path).finite().all())
+        except InputError as error:
+            assert "\n" not in str(error) and path.name in str(error)

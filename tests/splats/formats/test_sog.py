@@ -212,7 +212,7 @@ def test_nothing_of_the_machine_or_moment_is_written(tmp_path: Path, make_scene)
 def test_writer_refuses(tmp_path: Path, make_scene) -> None:
     g = make_scene(10, 1)
     path = tmp_path / "a.sog"
-    for options in (
+    bad: tuple[dict[str, Any], ...] = (
         {"palette_size": 0},
         {"palette_size": 65537},
         {"position_bits": 17},
@@ -222,7 +222,8 @@ def test_writer_refuses(tmp_path: Path, make_scene) -> None:
         {"sh_palette": (torch.zeros(3, 8), torch.zeros(10, dtype=torch.long))},
         {"sh_palette": (torch.zeros(3, 9), torch.full((10,), 3))},
         {"sh_palette": (torch.zeros(3, 9), torch.zeros(9, dtype=torch.long))},
-    ):
+    )
+    for options in bad:
         with pytest.raises(ValueError):
             write_sog(path, g, **options)
     with pytest.raises(InputError, match="no Gaussians"):
