@@ -112,6 +112,10 @@ class Demo:
             raise InputError(f"--steps-scale: got {self.steps_scale}, expected a number above 0, up to 100")
         if self.max_gaussians is not None and self.max_gaussians < 1:
             raise InputError(f"--max-gaussians: got {self.max_gaussians}, expected at least 1")
+        if self.data is None:
+            from radcomp_plugins.scenes.dataset import check_request
+
+            check_request(self.scene, views=self.views, width=self.size, height=self.size)
 
     def settings(self) -> dict[str, Any]:
         """What a demo in the same folder must have in common with this one for its finished parts to be kept."""
