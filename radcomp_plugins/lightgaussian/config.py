@@ -71,6 +71,9 @@ class LightGaussianPipelineConfig(SplatPipelineConfig):
     distillation_loss: Literal["squared", "photometric"] = "photometric"
     """`squared`: mean squared error, Eq. 5. `photometric`: 0.8 L1 + 0.2 (1 - SSIM), as on photos, of the teacher's
     pictures."""
+    distillation_target: Literal["photo", "teacher"] = "photo"
+    """What training views are compared with while distilling; pseudo views have the teacher alone. `teacher`: as in
+    Eq. 5. `photo`: what the teacher got wrong is not learned from it."""
     pseudo_view_share: float = 0.5
     """Share of distillation steps at pseudo views, cameras moved by Gaussian noise (Eq. 6), in [0, 1]. The rest are
     training views."""

@@ -156,23 +156,26 @@ class LightGaussianPipeline(SplatPipeline):
         stage = stage_at(self.stages, step)
         camera, batch = self.datamanager.next_train(step)
         if stage is not None and stage.action == "distil":
-            camera, batch = self._teacher_view(step, camera)
+            camera, batch = self._distillation_view(step, camera, batch)
         outputs = self.model(camera)
         metrics = self.model.get_metrics_dict(outputs, batch)
         losses = self.model.get_loss_dict(outputs, batch, metrics)
         if stage is not None and stage.action == "distil" and self.config.distillation_loss == "squared":
-            losses["main_loss"] = torch.nn.functional.mse_loss(outputs["rgb"], batch["image"])
+            target = self.model.composite_with_background(self.model.get_gt_img(batch["image"]), outputs["background"])
+            losses["main_loss"] = torch.nn.functional.mse_loss(outputs["rgb"], target)
         metrics["stage"] = self.stages.index(stage) + 1 if stage is not None else len(self.stages) + 1
         return outputs, losses, metrics
 
-    def _teacher_view(self, step: int, camera: Cameras) -> tuple[Cameras, dict[str, Tensor]]:
-        """The camera of a distillation step and the teacher's picture from there (Fan et al. 2024, Eq. 5 and 6)."""
+    def _distillation_view(self, step: int, camera: Cameras, batch: dict) -> tuple[Cameras, dict]:
+        """The camera of a distillation step and its target (Fan et al. 2024, Eq. 5 and 6): the teacher's picture."""
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
         share = torch.rand((), generator=generator).item()
         if share < self.config.pseudo_view_share:
             sigma = self.config.pseudo_view_sigma * self._view_distance()
             camera = camera.to(self.device)
             camera.camera_to_worlds = jitter_positions(camera.camera_to_worlds, sigma, generator)
+        elif self.config.distillation_target == "photo":
+            return camera, batch
         background = self.model._get_background_color().to(self.device)
         return camera, {"image": picture(self.teacher, pinhole_views(camera.to(self.device))[0], background)}
 
