@@ -75,8 +75,9 @@ class Demo:
     def main(self) -> None:
         """Run what is not finished yet, then measure and report."""
         self.check()
-        # nerfstudio's own, about torch's newer names for what it calls.
+        # nerfstudio's own, about newer names in torch and about logging a loss.
         warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad")
         from nerfstudio.utils.rich_utils import CONSOLE
 
         from radcomp_plugins.cli.training import dataset_parser
@@ -203,7 +204,7 @@ def report(demo: Demo, work: "Workspace") -> None:
         background=background,
         lpips=Lpips() if demo.lpips else None,
     )
-    antialiased = config.pipeline.model.rasterize_mode == "antialiased"
+    antialiased = model.config.rasterize_mode == "antialiased"
     bench.add_teacher(replace(read_splats(work.folder / TEACHER_FILE), antialiased=antialiased).to(model.device))
     methods, pictures = {}, {}
     for name in demo.methods:

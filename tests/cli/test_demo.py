@@ -189,7 +189,7 @@ def test_demo_ends_with_a_measured_report_and_goes_on_where_it_stopped(tmp_path,
     from radcomp_plugins.splats.evaluate import held_out_views, quality
     from radcomp_plugins.splats.formats.registry import read_splats
 
-    _, pipeline, _, _ = compat.load_run(teacher)
+    pipeline: Any = compat.load_run(teacher)[1]
     background = pipeline.model._get_background_color()
     views = held_out_views(pipeline.datamanager.fixed_indices_eval_dataloader, background)
     assert quality(read_splats(asset), views, background)["psnr"] == pytest.approx(entry["asset"]["psnr"], abs=1e-6)
