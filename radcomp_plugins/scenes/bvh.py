@@ -124,7 +124,7 @@ def build(triangles: Float[np.ndarray, "T 3 3"]) -> Bvh:
         raise ValueError("a bounding volume hierarchy needs at least one triangle, got 0")
     lower, upper = triangles.min(axis=1), triangles.max(axis=1)
     bounds, links, order = _build(lower, upper, triangles.mean(axis=1))
-    # A triangle in an axis plane has a flat box: rounding, of the box to float32 and in the slab test, must not lose it.
+    # Rounding, of a box to float32 and in the slab test, must not lose a triangle that lies in an axis plane.
     pad = 1e-6 * max(1.0, float(np.abs(bounds).max()))
     bounds = (bounds + pad * np.repeat([-1.0, 1.0], 3)).astype(np.float32)
     inner = links[:, 1] == 0

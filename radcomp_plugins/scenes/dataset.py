@@ -79,7 +79,7 @@ def build_world(name: str, seed: int) -> World:
     """The scene `name`, compiled and lit."""
     scene = SCENES[name].build(seed)
     world = compile_scene(scene)
-    bake(world, scene.gather)
+    bake(world, scene.gather, scene.smoothing)
     return world
 
 
@@ -192,9 +192,7 @@ def _nerfstudio_form(cameras: list[Camera], test: list[bool]) -> dict[str, Any]:
 def _blender_form(cameras: list[Camera], picked: list[int]) -> dict[str, Any]:
     """transforms_<split>.json of the Blender scenes of NeRF; image names have no suffix."""
     first = cameras[0]
-    frames = [
-        {"file_path": f"./images/{frame_name(k)}", "transform_matrix": cameras[k].pose.tolist()} for k in picked
-    ]
+    frames = [{"file_path": f"./images/{frame_name(k)}", "transform_matrix": cameras[k].pose.tolist()} for k in picked]
     return {"camera_angle_x": 2.0 * math.atan(0.5 * first.width / first.focal), "frames": frames}
 
 

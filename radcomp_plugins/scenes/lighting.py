@@ -16,7 +16,6 @@ from radcomp_plugins.scenes.world import (
     EMISSION,
     MATERIAL,
     OUTDOOR,
-    TEXEL,
     TEXELS_U,
     TEXELS_V,
     TWO_SIDED,
@@ -74,9 +73,9 @@ def _from_areas(w, p, n, ra, rb, out, stack, s):
                 continue
             _, tri, b1, b2 = trace(w.bvh, p[0], p[1], p[2], dx, dy, dz, np.inf, False, stack)
             c = sky(w, dz / np.sqrt(square)) if tri < 0 else _outdoor_radiance(w, tri, b1, b2, s)
-            out[0] += gain * c[0]
-            out[1] += gain * c[1]
-            out[2] += gain * c[2]
+            out[0] += gain * light[9] * c[0]
+            out[1] += gain * light[10] * c[1]
+            out[2] += gain * light[11] * c[2]
 
 
 @_jit
@@ -248,12 +247,13 @@ def _filter(
     return maps
 
 
-def bake(w: World, gather: int, bounces: int = 4) -> None:
-    """Fills `w.irradiance` and `w.radiosity`.
+def bake(w: World, gather: int, smoothing: int = 2, bounces: int = 4) -> None:
+    """Fills `w.irradiance`, `w.radiosity` and `w.sunny`.
 
     Args:
         w: a compiled scene; its maps are written in place.
         gather: rays per texel that collect the surroundings.
+        smoothing: passes of the filter over the light that comes from other surfaces.
         bounces: how often light is reflected between surfaces.
     """
     count = len(w.texel)
@@ -267,8 +267,9 @@ def bake(w: World, gather: int, bounces: int = 4) -> None:
     for _ in range(bounces):
         radiosity[:] = own[:, 3:] + own[:, :3] * (direct[:, :3] + sun + indirect) / np.pi
         run_striped(_bounce, hits, radiosity, indirect)
-    indirect = _filter(w, indirect, valid, 2, False)
+    indirect = _filter(w, indirect, valid, smoothing, False)
     light = np.concatenate([direct[:, :3] + indirect, direct[:, 3:]], axis=1)
     light = _filter(w, light, valid, 8, True)
     w.irradiance[:] = light
+    w.sunny[:] = _filter(w, sun[:, :1], np.ones_like(valid), 1, False)[:, 0] > 0
     w.radiosity[:] = own[:, 3:] + own[:, :3] * (light[:, :3] + sun) / np.pi

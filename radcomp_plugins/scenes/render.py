@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 
 from radcomp_plugins.core.threads import run_striped
 from radcomp_plugins.scenes.bvh import STACK_SIZE, faces_away, trace
-from radcomp_plugins.scenes.lighting import LIFT, STEP_A, STEP_B, sunlight
+from radcomp_plugins.scenes.lighting import LIFT, sunlight
 from radcomp_plugins.scenes.surface import (
     COORD,
     NORMAL,
@@ -18,6 +18,7 @@ from radcomp_plugins.scenes.surface import (
     evaluate,
     locate,
     surroundings,
+    texel_at,
 )
 from radcomp_plugins.scenes.textures import albedo
 from radcomp_plugins.scenes.world import (
@@ -33,8 +34,10 @@ from radcomp_plugins.scenes.world import (
     World,
 )
 
-FEW, MORE, MANY = 4, 8, 12
+FEW, MORE, MANY = 4, 8, 13
 """Samples of a pixel that shows one smooth surface, a pattern, and an edge."""
+LATTICE = np.array((0, 4, 9, 10, 1, 3, 5, 7, 2, 6, 8, 11, 12))
+"""Samples of a pixel: number k lies at (k, 8 k) / MANY from its centre, modulo 1. The order spreads the first few."""
 CONTRAST = 0.06
 """Difference of display values among the first samples above which a pixel shows a pattern."""
 DIM_MIRROR, MIRROR_BLEND = 0.045, 0.03
@@ -94,9 +97,10 @@ def _diffuse(w, tri, b1, b2, dx, dy, dz, s, light, other, stack):
     n = s[NORMAL : NORMAL + 3]
     for d in range(3):
         s[9 + d] = s[POSITION + d] + LIFT * n[d]
-    lit = sunlight(w, s[9:12], n, stack)
-    for d in range(3):
-        light[d] += lit * w.sun[3 + d]
+    if w.sunny[texel_at(w, k, u, v, inner)]:
+        lit = sunlight(w, s[9:12], n, stack)
+        for d in range(3):
+            light[d] += lit * w.sun[3 + d]
     if row[TRANSLUCENCY] > 0.0 and w.patch[k, TWO_SIDED]:
         baked(w, w.irradiance, k, u, v, not inner, other)
         t = row[TRANSLUCENCY]
@@ -177,8 +181,8 @@ def _pixel(w, pose, x, y, focal, cx, cy, s, light, other, out, total, stack):
     lo = hi = 0.0
     k, count = 0, FEW
     while k < count:
-        # The first sample is the pixel centre, where depth is exact; the others follow a low-discrepancy sequence.
-        a, b = (0.5 + k * STEP_A) % 1.0, (0.5 + k * STEP_B) % 1.0
+        # The first sample is the pixel centre, where depth is exact.
+        a, b = (0.5 + LATTICE[k] / MANY) % 1.0, (0.5 + 8 * LATTICE[k] / MANY) % 1.0
         patch = _sample(w, pose, x + a, y + b, focal, cx, cy, s, light, other, out, stack)
         if patch >= 0:
             hits += 1

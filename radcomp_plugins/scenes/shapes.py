@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-Vec = Sequence[float]
+Number = float | int
+Vec = Sequence[Number] | Float[np.ndarray, "_"]
+Path = Sequence[Vec] | Float[np.ndarray, "_ _"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Patch:
     material: str
     wrap: bool = False
     two_sided: bool = False
-    texel: float = 0.03
+    texel: Number = 0.03
 
 
 def grid_normals(points: Float[np.ndarray, "V U 3"], wrap: bool) -> Float[np.ndarray, "V U 3"]:
@@ -62,7 +64,7 @@ def grid(
     coords: Float[np.ndarray, "V U 3"] | None = None,
     wrap: bool = False,
     two_sided: bool = False,
-    texel: float = 0.03,
+    texel: Number = 0.03,
 ) -> Patch:
     """A patch from its vertices; texture coordinates default to the positions."""
     points = np.asarray(points, dtype=np.float64)
@@ -74,58 +76,72 @@ def place(
     patches: Iterable[Patch],
     at: Vec = (0.0, 0.0, 0.0),
     *,
-    yaw: float = 0.0,
+    yaw: Number = 0.0,
     tilt: Vec = (0.0, 0.0),
-    scale: float = 1.0,
+    scale: Number = 1.0,
 ) -> list[Patch]:
     """Moves patches: scaled, tilted about x then y, turned by `yaw` about z (all degrees), then shifted to `at`."""
     rotation = rotation_z(yaw) @ rotation_y(tilt[1]) @ rotation_x(tilt[0])
     offset = np.asarray(at, dtype=np.float64)
-    return [
-        replace(p, points=scale * p.points @ rotation.T + offset, normals=p.normals @ rotation.T) for p in patches
-    ]
+    return [replace(p, points=scale * p.points @ rotation.T + offset, normals=p.normals @ rotation.T) for p in patches]
 
 
-def rotation_x(degrees: float) -> Float[np.ndarray, "3 3"]:
+def simplify(patches: Iterable[Patch], texel: Number) -> list[Patch]:
+    """Patches without every other row and column, where their number allows it, and with texels of at least `texel`."""
+    simpler = []
+    for p in patches:
+        rows, columns = (2 if n > 8 and n % 2 else 1 for n in p.points.shape[:2])
+        thin = (slice(None, None, rows), slice(None, None, columns))
+        simpler.append(
+            replace(
+                p,
+                points=p.points[thin],
+                normals=p.normals[thin],
+                coords=p.coords[thin],
+                texel=max(p.texel, texel),
+            )
+        )
+    return simpler
+
+
+def rotation_x(degrees: Number) -> Float[np.ndarray, "3 3"]:
     """Rotation about the x axis."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
 
 
-def rotation_y(degrees: float) -> Float[np.ndarray, "3 3"]:
+def rotation_y(degrees: Number) -> Float[np.ndarray, "3 3"]:
     """Rotation about the y axis."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
 
 
-def rotation_z(degrees: float) -> Float[np.ndarray, "3 3"]:
+def rotation_z(degrees: Number) -> Float[np.ndarray, "3 3"]:
     """Rotation about the z axis."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
 
 
-def smooth(points: Sequence[Vec], per_segment: int = 8) -> Float[np.ndarray, "N D"]:
+def smooth(points: Path, per_segment: int = 8) -> Float[np.ndarray, "N D"]:
     """Points of a Catmull-Rom curve through `points`, `per_segment` for each span, both ends included."""
     knots = np.asarray(points, dtype=np.float64)
     padded = np.vstack([2 * knots[0] - knots[1], knots, 2 * knots[-1] - knots[-2]])
     t = np.linspace(0.0, 1.0, per_segment, endpoint=False)[:, None]
     spans = []
     for a, b, c, d in zip(padded, padded[1:], padded[2:], padded[3:], strict=False):
-        spans.append(
-            0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-        )
+        spans.append(0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3))
     return np.vstack([*spans, knots[-1:]])
 
 
 def revolve(
-    profile: Float[np.ndarray, "N 2"] | Sequence[Vec],
+    profile: Path,
     material: str,
     *,
     sides: int = 64,
     coords: str = "xyz",
-    texel: float = 0.03,
+    texel: Number = 0.03,
     flutes: int = 0,
-    flute_depth: float = 0.0,
+    flute_depth: Number = 0.0,
 ) -> Patch:
     """A surface of revolution about z; the profile (radius, z) runs upwards on an outer wall.
 
@@ -154,7 +170,7 @@ def revolve(
     return grid(points, material, coords=tex, wrap=True, texel=texel)
 
 
-def sphere(radius: float, material: str, *, sides: int = 48, texel: float = 0.03) -> Patch:
+def sphere(radius: Number, material: str, *, sides: int = 48, texel: Number = 0.03) -> Patch:
     """A sphere about the origin with exact normals."""
     phi = np.linspace(-0.5 * np.pi, 0.5 * np.pi, sides // 2 + 1)
     profile = np.stack([radius * np.cos(phi), radius * np.sin(phi)], axis=1)
@@ -163,7 +179,7 @@ def sphere(radius: float, material: str, *, sides: int = 48, texel: float = 0.03
     return replace(patch, normals=patch.points / radius)
 
 
-def disc(radius: float, material: str, *, cells: int = 24, down: bool = False, texel: float = 0.03) -> Patch:
+def disc(radius: Number, material: str, *, cells: int = 24, down: bool = False, texel: Number = 0.03) -> Patch:
     """A flat disc in z = 0, mapped from a square with equal areas (Shirley and Chiu 1997)."""
     a, b = np.meshgrid(np.linspace(-1, 1, cells + 1), np.linspace(-1, 1, cells + 1))
     wide = np.abs(a) >= np.abs(b)
@@ -174,7 +190,7 @@ def disc(radius: float, material: str, *, cells: int = 24, down: bool = False, t
     return grid(points[:, ::-1] if down else points, material, texel=texel)
 
 
-def quad(origin: Vec, u: Vec, v: Vec, material: str, *, two_sided: bool = False, texel: float = 0.03) -> Patch:
+def quad(origin: Vec, u: Vec, v: Vec, material: str, *, two_sided: bool = False, texel: Number = 0.03) -> Patch:
     """A parallelogram with corner `origin` and sides `u`, `v`; faces u x v. Coordinates are lengths along u and v."""
     o, du, dv = (np.asarray(x, dtype=np.float64) for x in (origin, u, v))
     points = np.array([[o, o + du], [o + dv, o + du + dv]])
@@ -183,7 +199,7 @@ def quad(origin: Vec, u: Vec, v: Vec, material: str, *, two_sided: bool = False,
     return grid(points, material, coords=coords, two_sided=two_sided, texel=texel)
 
 
-def box(size: Vec, material: str | Sequence[str], *, texel: float = 0.03, centred: bool = False) -> list[Patch]:
+def box(size: Vec, material: str | Sequence[str], *, texel: Number = 0.03, centred: bool = False) -> list[Patch]:
     """A sharp box standing on z = 0 (or centred there); `material` is one name, or six for +x, -x, +y, -y, +z, -z.
 
     Texture coordinates of a face are lengths from its centre, with t upwards on the side faces.
@@ -206,7 +222,7 @@ def box(size: Vec, material: str | Sequence[str], *, texel: float = 0.03, centre
 
 
 def rounded_box(
-    size: Vec, radius: float, material: str, *, cells: int = 8, bulge: float = 0.0, texel: float = 0.03
+    size: Vec, radius: Number, material: str, *, cells: int = 8, bulge: Number = 0.0, texel: Number = 0.03
 ) -> list[Patch]:
     """A box standing on z = 0 whose edges are rounded; `bulge` swells the faces like a cushion.
 
@@ -239,13 +255,13 @@ def rounded_box(
 
 
 def tube(
-    path: Float[np.ndarray, "N 3"] | Sequence[Vec],
-    radius: float | Sequence[float],
+    path: Path,
+    radius: Number | Vec,
     material: str,
     *,
     sides: int = 8,
     closed: bool = False,
-    texel: float = 0.03,
+    texel: Number = 0.03,
 ) -> Patch:
     """A round tube along a polyline, its ends closed to a point; frames are carried along without twist.
 
@@ -276,7 +292,7 @@ def tube(
     return grid(points, material, coords=coords, wrap=True, texel=texel)
 
 
-def leaf(length: float, width: float, material: str, *, droop: float = 0.3, fold: float = 0.25) -> Patch:
+def leaf(length: Number, width: Number, material: str, *, droop: Number = 0.3, fold: Number = 0.25) -> Patch:
     """A leaf that grows along +x from the origin, folded along its midrib and bent down; seen from both sides.
 
     Texture coordinates are (0..1 along, -1..1 across, 0).

@@ -1,15 +1,19 @@
-"""`still-life`: glazed vase with twigs and billy buttons, books, fruit, a cup, a cloth and a brass wireframe on a plinth.
+"""`still-life`: a glazed vase with twigs, books, fruit, a cup, a checked cloth and a brass wireframe on a plinth.
 
 The group is about 2.4 units wide around the origin, inside the box of +-1.5 that nerfstudio's blender parser assumes.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from radcomp_plugins.scenes.render import Camera
 from radcomp_plugins.scenes.shapes import (
+    Number,
     Patch,
+    Vec,
     box,
     disc,
     grid,
@@ -30,7 +34,7 @@ TOP = -0.5
 """Height of the plinth's top."""
 
 MATERIALS = {
-    "stone": Material(Kind.TERRAZZO, ("#e6ded2", "#c98b6a", "#5f7f7a"), (0.085,), roughness=0.22, f0=0.035),
+    "stone": Material(Kind.TERRAZZO, ("#e6ded2", "#c98b6a", "#5f7f7a"), (0.1,), roughness=0.22, f0=0.035),
     "plaster": Material(Kind.PLASTER, ("#e9e4da", "#d9d2c5"), roughness=0.9, f0=0.0),
     "glaze": Material(Kind.GLAZE, ("#1f6f78", "#eadfca", "#123c46"), (0.36, 0.16), roughness=0.08, f0=0.055),
     "stem": Material(Kind.PLAIN, ("#6b5a3c",), roughness=0.7, f0=0.02),
@@ -63,24 +67,28 @@ for _name, _cover, _ink, _title, _size in (
 
 def _plinth() -> list[Patch]:
     """A terrazzo slab with a rounded rim on a fluted drum."""
-    rim = smooth([(1.1, -0.075), (1.125, -0.06), (1.13, -0.038), (1.125, -0.015), (1.1, 0.0)], 4)
-    drum = revolve([(0.98, -0.46), (0.98, -0.06)], "plaster", sides=240, flutes=40, flute_depth=0.035, texel=0.02)
+    rim = smooth([(1.0, -0.075), (1.025, -0.06), (1.03, -0.038), (1.025, -0.015), (1.0, 0.0)], 4)
+    drum = revolve([(0.9, -0.27), (0.9, -0.07)], "plaster", sides=240, flutes=40, flute_depth=0.035, texel=0.02)
     return [
-        disc(1.1, "stone", texel=0.016),
+        disc(1.0, "stone", texel=0.016),
         revolve(rim, "stone", sides=96, texel=0.03),
-        *place([disc(1.1, "stone", down=True, texel=0.05)], (0, 0, -0.075)),
+        *place([disc(1.0, "stone", down=True, texel=0.05)], (0, 0, -0.075)),
         drum,
-        *place([disc(0.98, "plaster", down=True, texel=0.1)], (0, 0, -0.46)),
+        *place([disc(0.9, "plaster", down=True, texel=0.1)], (0, 0, -0.27)),
     ]
 
 
-def _vase(rng: np.random.Generator) -> list[Patch]:
+def vase(rng: np.random.Generator) -> list[Patch]:
     """A glazed bottle with an open neck, twigs with leaves and three billy buttons in it."""
-    outside = smooth([(0.11, 0.0), (0.155, 0.02), (0.235, 0.2), (0.2, 0.38), (0.085, 0.49), (0.07, 0.58), (0.1, 0.63)], 8)
+    outside = smooth(
+        [(0.11, 0.0), (0.155, 0.02), (0.235, 0.2), (0.2, 0.38), (0.085, 0.49), (0.07, 0.58), (0.1, 0.63)], 8
+    )
     inside = smooth([(0.088, 0.63), (0.058, 0.57), (0.07, 0.48), (0.0, 0.3)], 6)
     patches = [revolve(np.vstack([outside, inside]), "glaze", sides=72, texel=0.018)]
-    for k, (turn, reach, height) in enumerate([(20, 0.42, 0.98), (140, 0.34, 1.12), (255, 0.46, 0.9)]):
-        path = smooth([(0, 0, 0.4), (0.02, 0.01, 0.62), (0.3 * reach, 0.03, 0.5 * (0.62 + height)), (reach, -0.02, height)], 8)
+    for turn, reach, height in [(20, 0.42, 0.98), (140, 0.34, 1.12), (255, 0.46, 0.9)]:
+        path = smooth(
+            [(0, 0, 0.4), (0.02, 0.01, 0.62), (0.3 * reach, 0.03, 0.5 * (0.62 + height)), (reach, -0.02, height)], 8
+        )
         twig = [tube(path, np.linspace(0.011, 0.004, len(path)), "stem", texel=0.04)]
         for step, at in enumerate(range(11, len(path), 2)):
             size = 0.15 - 0.006 * step + 0.02 * rng.random()
@@ -96,7 +104,7 @@ def _vase(rng: np.random.Generator) -> list[Patch]:
     return patches
 
 
-def _book(color: str, size: tuple[float, float, float]) -> list[Patch]:
+def _book(color: str, size: Vec) -> list[Patch]:
     """A closed book lying on its back cover, the spine along -y."""
     x, y, z = size
     board = 0.012
@@ -110,10 +118,42 @@ def _book(color: str, size: tuple[float, float, float]) -> list[Patch]:
     ]
 
 
-def _pear() -> list[Patch]:
+def stack_of_books(colors: Sequence[str]) -> list[Patch]:
+    """Closed books on top of each other, each a little smaller and turned."""
+    patches: list[Patch] = []
+    for k, color in enumerate(colors):
+        size = (0.64 - 0.06 * k, 0.46 - 0.06 * k, 0.08)
+        patches += place(_book(color, size), (0, 0, 0.0802 * k), yaw=-16.0 * k)
+    return patches
+
+
+def kettle() -> list[Patch]:
+    """A polished kettle with a wooden handle."""
+    body = smooth([(0.0, 0.0), (0.11, 0.0), (0.125, 0.02), (0.11, 0.12), (0.07, 0.175), (0.045, 0.185)], 6)
+    lid = smooth([(0.05, 0.183), (0.04, 0.2), (0.012, 0.207), (0.018, 0.225), (0.0, 0.235)], 5)
+    spout = smooth([(0.1, 0, 0.05), (0.155, 0, 0.09), (0.17, 0, 0.15), (0.2, 0, 0.175)], 6)
+    bow = smooth([(0.085, 0, 0.16), (0.075, 0, 0.26), (0.0, 0, 0.3), (-0.075, 0, 0.26), (-0.085, 0, 0.16)], 6)
+    return [
+        revolve(body, "chrome", sides=64, texel=0.02),
+        revolve(lid, "chrome", sides=40, texel=0.02),
+        tube(spout, np.linspace(0.024, 0.012, len(spout)), "chrome", sides=14, texel=0.02),
+        tube(bow, 0.009, "black", sides=10, texel=0.03),
+    ]
+
+
+def pear() -> list[Patch]:
     """A pear of radius 0.14 with its stalk, the neck leaning a little."""
     profile = smooth(
-        [(0.0, 0.012), (0.06, 0.0), (0.135, 0.08), (0.13, 0.16), (0.075, 0.25), (0.052, 0.31), (0.03, 0.345), (0.0, 0.348)],
+        [
+            (0.0, 0.012),
+            (0.06, 0.0),
+            (0.135, 0.08),
+            (0.13, 0.16),
+            (0.075, 0.25),
+            (0.052, 0.31),
+            (0.03, 0.345),
+            (0.0, 0.348),
+        ],
         8,
     )
     profile[:, 0] = np.maximum(profile[:, 0], 0.0)
@@ -127,11 +167,13 @@ def _pear() -> list[Patch]:
     ]
 
 
-def _cup() -> list[Patch]:
+def cup() -> list[Patch]:
     """A striped cup with tea in it, a handle, and a saucer."""
     outside = smooth([(0.0, 0.0), (0.075, 0.0), (0.085, 0.012), (0.125, 0.11), (0.145, 0.205), (0.146, 0.215)], 6)
     inside = smooth([(0.146, 0.215), (0.138, 0.216), (0.118, 0.12), (0.0, 0.08)], 6)
-    saucer = smooth([(0.0, 0.0), (0.1, 0.0), (0.2, 0.028), (0.245, 0.05), (0.236, 0.055), (0.12, 0.022), (0.0, 0.02)], 6)
+    saucer = smooth(
+        [(0.0, 0.0), (0.1, 0.0), (0.2, 0.028), (0.245, 0.05), (0.236, 0.055), (0.12, 0.022), (0.0, 0.02)], 6
+    )
     bow = [(0.118, 0, 0.07), (0.19, 0, 0.075), (0.225, 0, 0.125), (0.2, 0, 0.175), (0.13, 0, 0.18)]
     above = place(
         [
@@ -145,13 +187,15 @@ def _cup() -> list[Patch]:
     return [revolve(saucer, "cup", sides=72, coords="uv", texel=0.016), *above]
 
 
-def _wireframe(radius: float) -> list[Patch]:
+def wireframe(radius: Number) -> list[Patch]:
     """Edges of an icosahedron as brass rods with small knots, standing on one face, a polished ball inside."""
     phi = 0.5 * (1 + math.sqrt(5))
     corners = np.array([(0, a, b * phi) for a in (-1, 1) for b in (-1, 1)], dtype=np.float64)
     corners = np.vstack([np.roll(corners, k, axis=1) for k in range(3)])
     corners *= radius / np.linalg.norm(corners[0])
-    axis = (corners[3] + corners[1] + corners[[k for k in range(12) if _close(corners, k, 3) and _close(corners, k, 1)][0]])
+    axis = (
+        corners[3] + corners[1] + corners[[k for k in range(12) if _close(corners, k, 3) and _close(corners, k, 1)][0]]
+    )
     axis /= np.linalg.norm(axis)
     side = np.cross(axis, (0.3, 0.9, 0.1))
     side /= np.linalg.norm(side)
@@ -166,24 +210,27 @@ def _wireframe(radius: float) -> list[Patch]:
     return place(patches, (0, 0, 0.006 - corners[:, 2].min()))
 
 
-def _close(corners: np.ndarray, a: int, b: int) -> bool:
+def _close(corners: Float[np.ndarray, "12 3"], a: int, b: int) -> bool:
     """Whether two corners of the icosahedron share an edge."""
     return 0 < np.linalg.norm(corners[a] - corners[b]) < 1.2 * np.linalg.norm(corners[0]) * 0.951
 
 
 def _cloth(rng: np.random.Generator) -> list[Patch]:
     """A checked cloth with soft folds lying on the slab."""
-    u, v = np.meshgrid(np.linspace(-0.42, 0.42, 43), np.linspace(-0.36, 0.36, 37))
+    u, v = np.meshgrid(np.linspace(-0.38, 0.38, 39), np.linspace(-0.32, 0.32, 33))
     phase = rng.random(3) * 6.28
     folds = 0.5 + 0.5 * np.sin(11 * u + 5 * v + phase[0] + 1.2 * np.sin(4 * v + phase[1]))
-    z = 0.004 + 0.016 * folds * (np.abs(u) / 0.42) ** 1.5 + 0.004 * np.sin(9 * v + phase[2]) ** 2
+    z = 0.004 + 0.016 * folds * (np.abs(u) / 0.38) ** 1.5 + 0.004 * np.sin(9 * v + phase[2]) ** 2
     points = np.stack([u + 0.012 * np.sin(7 * v), v + 0.015 * np.sin(6 * u), z], axis=-1)
     coords = np.stack([u, v, np.zeros_like(u)], axis=-1)
     return [grid(points, "cloth", coords=coords, two_sided=True, texel=0.015)]
 
 
-def _lemon() -> list[Patch]:
-    profile = smooth([(0.0, -0.115), (0.018, -0.1), (0.06, -0.075), (0.083, 0.0), (0.06, 0.075), (0.02, 0.1), (0.0, 0.118)], 6)
+def lemon() -> list[Patch]:
+    """A lemon about the origin, its axis along z."""
+    profile = smooth(
+        [(0.0, -0.115), (0.018, -0.1), (0.06, -0.075), (0.083, 0.0), (0.06, 0.075), (0.02, 0.1), (0.0, 0.118)], 6
+    )
     return [revolve(np.maximum(profile, (0.0, -1.0)), "lemon", sides=48, texel=0.016)]
 
 
@@ -195,15 +242,14 @@ def scene(seed: int) -> Scene:
     letter = grid(letter.points, "letter", coords=letter.coords - (0.2, 0.27, 0), two_sided=True, texel=0.02)
     patches = [
         *_plinth(),
-        *place(_vase(rng), (-0.26, 0.36, 0.0), yaw=turn()),
-        *place(_book("blue", (0.64, 0.46, 0.085)), (0.42, 0.3, 0.0), yaw=24 + turn()),
-        *place(_book("red", (0.58, 0.4, 0.07)), (0.42, 0.31, 0.0852), yaw=6 + turn()),
-        *place(_pear(), (0.36, 0.3, 0.155), yaw=200 + turn(), scale=0.95),
-        *place(_cloth(rng), (0.3, -0.5, 0.0), yaw=-14 + turn()),
-        *place(_cup(), (0.36, -0.42, 0.013), yaw=-50 + turn()),
-        *place(_lemon(), (0.1, -0.66, 0.092), yaw=40 + turn(), tilt=(0, 84)),
-        *place(_pear(), (0.72, -0.2, 0.006), yaw=60 + turn(), scale=0.85),
-        *place(_wireframe(0.27), (-0.5, -0.42, 0.0), yaw=turn()),
+        *place(vase(rng), (-0.26, 0.36, 0.0), yaw=turn()),
+        *place(stack_of_books(("blue", "red")), (0.42, 0.3, 0.0), yaw=24 + turn()),
+        *place(pear(), (0.36, 0.3, 0.16), yaw=200 + turn(), scale=0.95),
+        *place(_cloth(rng), (0.24, -0.45, 0.0), yaw=-14 + turn()),
+        *place(cup(), (0.3, -0.38, 0.013), yaw=-50 + turn()),
+        *place(lemon(), (0.04, -0.6, 0.092), yaw=40 + turn(), tilt=(0, 84)),
+        *place(pear(), (0.7, -0.14, 0.0), yaw=60 + turn(), scale=0.85),
+        *place(wireframe(0.27), (-0.5, -0.42, 0.0), yaw=turn()),
         *place([sphere(0.082, "plum")], (-0.06, -0.2, 0.082)),
         *place([sphere(0.075, "plum")], (-0.19, -0.12, 0.075), yaw=100),
         *place([letter], (-0.62, 0.05, 0.003), yaw=38 + turn()),
@@ -215,8 +261,8 @@ def scene(seed: int) -> Scene:
         AreaLight((0.3, 3.0, 2.4), (1.3, 0.0, 0.0), (0.0, -0.3, -0.35), (6.5, 6.2, 5.8), samples=14),
     )
     lights = tuple(_towards_middle(light) for light in lights)
-    sky = ((0.62, 0.66, 0.72), (0.5, 0.5, 0.5), (0.24, 0.22, 0.2))
-    return Scene(MATERIALS, place(patches, (0, 0, TOP)), sky, lights, exposure=0.36, gather=64)
+    sky = ((0.62, 0.66, 0.72), (0.5, 0.5, 0.5), (0.36, 0.34, 0.32))
+    return Scene(MATERIALS, place(patches, (0, 0, TOP), scale=1.15), sky, lights, exposure=0.36, gather=64)
 
 
 def _towards_middle(light: AreaLight) -> AreaLight:
@@ -236,11 +282,11 @@ def cameras(views: int, width: int, height: int, seed: int) -> list[Camera]:
         elevation = math.asin(-0.02 + 0.9 * height_part + 0.01 * rng.random())
         azimuth = 2.399963229728653 * k + 0.1 * rng.random()
         direction = rotation_z(math.degrees(azimuth)) @ (math.cos(elevation), 0.0, math.sin(elevation))
-        poses.append(look_at((4.0 + 0.25 * rng.random()) * direction, (0.0, 0.0, -0.1)))
+        poses.append(look_at((4.1 + 0.25 * rng.random()) * direction, (0.0, 0.0, -0.02)))
     return [Camera(pose, width, height, focal) for pose in poses]
 
 
-def look_at(eye: np.ndarray, target: tuple[float, float, float]) -> np.ndarray:
+def look_at(eye: Vec, target: Vec) -> Float[np.ndarray, "4 4"]:
     """Camera-to-world [4, 4] of a camera at `eye` that looks at `target`, upright in z."""
     back = np.asarray(eye, dtype=np.float64) - target
     back /= np.linalg.norm(back)

@@ -69,7 +69,7 @@ _GLYPHS = {
 
 
 def _pack_font() -> tuple[np.ndarray, np.ndarray]:
-    """Letters as [27, 7, 5] bits (row 0 at the top, the last letter is a space) and titles as [n, 24] letter numbers."""
+    """Letters as [27, 7, 5] bits (row 0 on top; the last one is a space) and titles as [n, 24] letter numbers."""
     font = np.zeros((27, 7, 5), np.uint8)
     for letter, rows in _GLYPHS.items():
         font[ord(letter) - 65] = [[int(bit) for bit in row] for row in rows.split()]
@@ -202,7 +202,7 @@ def _terrazzo(row, x, y, z):
     for size in range(2):
         f = (1.0, 2.7)[size] / row[10]
         first, second, owner = cells(x * f, y * f, z * f)
-        keep = (owner >> 5) % 100 < (55, 45)[size]
+        keep = (owner >> 5) % 100 < (42, 30)[size]
         if keep and second - first > 0.16 and first < 0.42:
             pick = (owner >> 12) % 4
             chip = blend(row, 1, 2, (0.0, 1.0, 0.5, 0.2)[pick])
@@ -348,7 +348,9 @@ def _painting(row, x, y, z):
     if sun < 0.26:
         c = (0.9, 0.45, 0.22)
     for k in range(4):
-        ridge = row[11] * (0.15 - 0.27 * k + 0.7 * (fbm(x / row[10] * (1.2 + 0.5 * k) + 9 * k + seed, seed, k * 1.0, 4) - 0.5))
+        ridge = row[11] * (
+            0.15 - 0.27 * k + 0.7 * (fbm(x / row[10] * (1.2 + 0.5 * k) + 9 * k + seed, seed, k * 1.0, 4) - 0.5)
+        )
         if y < ridge:
             c = _scale(blend(row, 1, 2, 0.25 + 0.25 * k), 1.0 - 0.12 * k)
     return _scale(c, 0.88 + 0.24 * fbm(x * 25, y * 60, seed, 3))
@@ -368,9 +370,9 @@ def _sky(x, y, z):
 
 @_jit
 def _foliage(row, x, y, z):
-    """Clumps of leaves, sunlit on top."""
-    n = fbm(x * 5, y * 5, z * 5, 4)
-    return blend(row, 0, 1, smoothstep(0.35, 0.7, n))
+    """Clumps of leaves, light and dark."""
+    n = 0.5 * fbm(x * 2, y * 2, z * 2, 2) + 0.5 * fbm(x * 8, y * 8, z * 8, 3)
+    return blend(row, 0, 1, smoothstep(0.25, 0.8, n))
 
 
 @_jit

@@ -1,17 +1,16 @@
 """A scene as its author writes it (materials, patches, lights) and as the kernels read it (flat arrays)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from radcomp_plugins.scenes import bvh
-from radcomp_plugins.scenes.shapes import Patch
+from radcomp_plugins.scenes.shapes import Number, Patch, Vec
 from radcomp_plugins.scenes.textures import Kind
 
-Color = str | Sequence[float]
+Color = str | Vec
 
 # Columns of a material's row.
 KIND, COLORS, PARAMS, ROUGHNESS, METALLIC, F0 = 0, 1, 10, 14, 15, 16
@@ -46,12 +45,12 @@ class Material:
 
     texture: Kind = Kind.PLAIN
     colors: tuple[Color, ...] = ("#b0b0b0",)
-    params: tuple[float, ...] = ()
-    roughness: float = 0.5
-    metallic: float = 0.0
-    f0: float = 0.04
-    emission: float = 0.0
-    translucency: float = 0.0
+    params: tuple[Number, ...] = ()
+    roughness: Number = 0.5
+    metallic: Number = 0.0
+    f0: Number = 0.04
+    emission: Number = 0.0
+    translucency: Number = 0.0
     outdoor: bool = False
 
     def row(self) -> Float[np.ndarray, "24"]:
@@ -72,12 +71,13 @@ class Material:
 class AreaLight:
     """A rectangle of light: `center` plus and minus `half_u`, `half_v`, shining to the side of half_u x half_v.
 
-    A portal gives no light of its own: it is a window through which outdoor surfaces and the sky are sampled.
+    A portal gives no light of its own: it is a window through which outdoor surfaces and the sky are sampled, and
+    `radiance` is a factor on what they give, so that a view through the window need not be blinding.
     """
 
-    center: Sequence[float]
-    half_u: Sequence[float]
-    half_v: Sequence[float]
+    center: Vec
+    half_u: Vec
+    half_v: Vec
     radiance: Color = (0.0, 0.0, 0.0)
     portal: bool = False
     samples: int = 48
@@ -87,8 +87,8 @@ class AreaLight:
 class BulbLight:
     """A sphere that shines to all sides with the same radiant intensity."""
 
-    center: Sequence[float]
-    radius: float
+    center: Vec
+    radius: Number
     intensity: Color
     samples: int = 32
 
@@ -97,7 +97,7 @@ class BulbLight:
 class Sun:
     """Parallel light coming from `direction`, `irradiance` on a surface that faces it."""
 
-    direction: Sequence[float] = (0.0, 0.0, 1.0)
+    direction: Vec = (0.0, 0.0, 1.0)
     irradiance: Color = (0.0, 0.0, 0.0)
 
 
@@ -112,6 +112,7 @@ class Scene:
         areas, bulbs, sun: the lights.
         exposure: factor on radiance before tone mapping.
         gather: rays a lightmap texel sends out to collect the surroundings.
+        smoothing: passes of a 3 x 3 filter over the collected light.
     """
 
     materials: dict[str, Material]
@@ -120,8 +121,9 @@ class Scene:
     areas: tuple[AreaLight, ...] = ()
     bulbs: tuple[BulbLight, ...] = ()
     sun: Sun = field(default_factory=Sun)
-    exposure: float = 1.0
-    gather: int = 96
+    exposure: Number = 1.0
+    gather: int = 64
+    smoothing: int = 2
 
 
 class World(NamedTuple):
@@ -140,6 +142,7 @@ class World(NamedTuple):
         texel: [L, 4] int32 patch, column, row, side (0 outer, 1 inner) of each lightmap texel.
         irradiance: [L, 4] float32 light arriving without the sun's direct part, and the visible part of the sky.
         radiosity: [L, 3] float32 radiance leaving by diffuse reflection and emission.
+        sunny: [L] uint8, 1 where the sun reaches a texel or one beside it.
         exposure: [1] float64.
     """
 
@@ -157,6 +160,7 @@ class World(NamedTuple):
     texel: Int[np.ndarray, "L 4"]
     irradiance: Float[np.ndarray, "L 4"]
     radiosity: Float[np.ndarray, "L 3"]
+    sunny: UInt8[np.ndarray, " L"]
     exposure: Float[np.ndarray, " 1"]
 
 
@@ -230,5 +234,6 @@ def compile_scene(scene: Scene) -> World:
         texel=texel,
         irradiance=np.zeros((len(texel), 4), np.float32),
         radiosity=np.zeros((len(texel), 3), np.float32),
+        sunny=np.zeros(len(texel), np.uint8),
         exposure=np.array([scene.exposure]),
     )
