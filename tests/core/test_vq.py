@@ -104,7 +104,7 @@ def test_no_cluster_stays_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vq, "_seed_codes", lambda points, w, k, rng: seeds[:k])
     codebook, labels = vq.kmeans(x, 40, w, iters=10)
     assert int(torch.bincount(labels, minlength=40).min()) > 0
-    assert error(x, codebook, labels, w) < 0.25 * error(x, *vq.kmeans(x, 1, w), w)
+    assert error(x, codebook, labels, w) < 0.5 * error(x, *vq.kmeans(x, 1, w), w)
 
 
 def test_empty_codes_go_to_the_largest_weighted_errors() -> None:
