@@ -146,9 +146,8 @@ def export_run(
         shown = folder / f"scene.{formats[0]}"
         decoded = read_splats(shown)
         baked_run(folder / "run", config, shown, transforms)
-        teacher = None
-        if with_quality and config.pipeline.teacher is not None and config.pipeline.teacher.exists():
-            teacher = load_splats(config.pipeline.teacher)
+        source: Path | None = getattr(config.pipeline, "teacher", None)
+        teacher = load_splats(source) if with_quality and source is not None and source.exists() else None
         return write_manifest(
             folder,
             {
