@@ -20,6 +20,7 @@ from radcomp_plugins.lightgaussian.asset import dataset_frame, export_run, sh_pa
 from radcomp_plugins.lightgaussian.baked_model import BakedSplatModel, decode_asset
 from radcomp_plugins.splats.draw import picture
 from radcomp_plugins.splats.formats.registry import read_splats
+from radcomp_plugins.splats.formats.sog import write_sog
 from radcomp_plugins.teachers.load import load_splats
 
 
@@ -126,6 +127,21 @@ def test_palette_is_the_codebook_and_an_entry_for_each_who_has_sh_of_their_own(l
     entries, labels = sh_palette(model)
     assert entries.shape == (8 + 6, 24) and torch.equal(entries[:8], model.codebook)
     assert torch.equal(entries[labels].view(24, 8, 3), model.gaussians().shN)
+
+
+def test_writer_gets_palette_and_significance(monkeypatch, loaded, lightgaussian_run, tmp_path):
+    monkeypatch.setattr(compat, "load_run", lambda *args, **kwargs: loaded)
+    given = {}
+
+    def spy(path, scene, **options):
+        given.update(options)
+        return write_sog(path, scene, **options)
+
+    monkeypatch.setattr(module, "write_sog", spy)
+    export_run(lightgaussian_run.base_dir, tmp_path / "asset", with_quality=False)
+    model = loaded[1].model
+    assert all(torch.equal(got, own) for got, own in zip(given["sh_palette"], sh_palette(model), strict=True))
+    assert torch.equal(given["significance"], model.significance) and bool(model.significance.any())
 
 
 def test_no_palette_where_there_is_no_codebook_or_too_many_entries(monkeypatch, lightgaussian_run):
