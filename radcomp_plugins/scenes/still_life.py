@@ -212,7 +212,7 @@ def wireframe(radius: Number) -> list[Patch]:
 
 def _close(corners: Float[np.ndarray, "12 3"], a: int, b: int) -> bool:
     """Whether two corners of the icosahedron share an edge."""
-    return 0 < np.linalg.norm(corners[a] - corners[b]) < 1.2 * np.linalg.norm(corners[0]) * 0.951
+    return bool(0 < np.linalg.norm(corners[a] - corners[b]) < 1.2 * np.linalg.norm(corners[0]) * 0.951)
 
 
 def _cloth(rng: np.random.Generator) -> list[Patch]:

@@ -11,8 +11,9 @@ from plyfile import PlyData
 
 from radcomp_plugins.core.files import read_manifest
 from radcomp_plugins.errors import InputError
-from radcomp_plugins.scenes import dataset
+from radcomp_plugins.scenes import dataset, shapes
 from radcomp_plugins.scenes.render import draw
+from radcomp_plugins.scenes.world import Material, Scene
 
 SIZES = {"still-life": (40, 40), "two-rooms": (48, 36)}
 VIEWS = 9
@@ -29,6 +30,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module", params=list(SIZES))
 def made(request: pytest.FixtureRequest, folders: dict[str, Path]) -> tuple[str, Path]:
     return request.param, folders[request.param]
+
+
+@pytest.fixture
+def ball(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scene that is made at once, under the name of a real one."""
+    material = Material(colors=((0.5, 0.5, 0.5),))
+    scene = Scene({"m": material}, [shapes.sphere(0.7, "m", texel=0.3)], sky=((1.0, 1.0, 1.0),) * 3, gather=4)
+    kind = dataset.SceneKind(lambda seed: scene, dataset.SCENES["still-life"].cameras, True, 100)
+    monkeypatch.setitem(dataset.SCENES, "still-life", kind)
 
 
 def nerfstudio_outputs(folder: Path, split: str):
@@ -161,9 +171,18 @@ def test_cameras_of_the_rooms_stand_in_free_space() -> None:
 def test_same_seed_same_bytes_and_the_manifest_is_whole(tmp_path: Path, folders: dict[str, Path]) -> None:
     dataset.make_dataset("still-life", tmp_path / "again", views=VIEWS, width=40, height=40, seed=3)
     assert read_manifest(tmp_path / "again") == read_manifest(folders["still-life"])
-    dataset.make_dataset("still-life", tmp_path / "other", views=2, width=16, height=16, seed=4)
-    files = read_manifest(tmp_path / "other")["files"]
-    assert files["transforms.json"] != read_manifest(folders["still-life"])["files"]["transforms.json"]
+
+
+def test_another_seed_gives_other_cameras_and_things() -> None:
+    for kind in dataset.SCENES.values():
+        first, second = kind.build(0), kind.build(1)
+        assert len(first.patches) > 100
+        assert any(
+            a.points.shape != b.points.shape or not np.array_equal(a.points, b.points)
+            for a, b in zip(first.patches, second.patches, strict=False)
+        )
+        assert not np.array_equal(kind.cameras(4, 16, 16, 0)[0].pose, kind.cameras(4, 16, 16, 1)[0].pose)
+        assert np.array_equal(first.patches[-1].points, kind.build(0).patches[-1].points)
 
 
 def test_held_out_views() -> None:
@@ -191,6 +210,7 @@ def test_bad_requests_give_one_line_and_leave_nothing(tmp_path: Path, change: di
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("ball")
 def test_existing_folders_are_kept(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photo.txt").write_text("dear")
@@ -200,6 +220,7 @@ def test_existing_folders_are_kept(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "photo.txt").read_text() == "dear"
 
 
+@pytest.mark.usefixtures("ball")
 def test_own_folder_is_replaced_only_on_request(tmp_path: Path) -> None:
     dataset.make_dataset("still-life", tmp_path / "s", views=2, width=16, height=16)
     with pytest.raises(InputError, match="--overwrite"):
@@ -208,6 +229,7 @@ def test_own_folder_is_replaced_only_on_request(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "s" / "transforms.json").read_text())["frames"]) == 3
 
 
+@pytest.mark.usefixtures("ball")
 def test_failure_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     def fail(stage: str, done: int, total: int) -> None:
         if stage == "views" and done == 2:
