@@ -10,6 +10,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
+from radcomp_plugins.cli.bench import BENCHES
 from radcomp_plugins.cli.demo import Demo
 from radcomp_plugins.cli.export import EXPORTS, spell_out_flags
 from radcomp_plugins.cli.info import Info
@@ -29,7 +30,20 @@ class Export:
         self.method.main()
 
 
+@dataclass
+class Bench:
+    """Measure speed on this machine."""
+
+    what: Union[BENCHES]  # type: ignore[valid-type]  # noqa: UP007
+    """What to measure."""
+
+    def main(self) -> None:
+        """Run the chosen benchmark."""
+        self.what.main()
+
+
 COMMANDS = (
+    Annotated[Bench, tyro.conf.subcommand(name="bench")],
     Annotated[Demo, tyro.conf.subcommand(name="demo")],
     Annotated[Export, tyro.conf.subcommand(name="export")],
     Annotated[Info, tyro.conf.subcommand(name="info")],
