@@ -11,6 +11,7 @@ from torch import Tensor
 
 from radcomp_plugins import compat
 from radcomp_plugins.core.ssim import SSIM
+from radcomp_plugins.errors import InputError
 from radcomp_plugins.splats.config import DeviceFreeSplatfactoModelConfig
 from radcomp_plugins.splats.gaussians import Gaussians, num_sh_rest
 from radcomp_plugins.splats.rasterize import rasterize
@@ -60,6 +61,8 @@ class DeviceFreeSplatfactoModel(SplatfactoModel):
         """Build the parameters on whatever device there is, and the metrics without downloading anything."""
         self.data_background: Tensor | None = None
         self.images_have_alpha = False
+        if self.config.use_bilateral_grid:
+            raise InputError("use_bilateral_grid: got True, expected False: only nerfstudio's own splatfacto has it")
         seeds = self.seed_points
         if seeds is not None and not self.config.random_init:
             # Upstream moves the colours to CUDA unless there are none; they are set below instead.

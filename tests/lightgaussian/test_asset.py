@@ -3,6 +3,7 @@
 import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def measured(scene, blender_data: Path, reference=None) -> dict[str, float]:
+def measured(scene, blender_data: Path, reference=None) -> dict[str, Any]:
     """PSNR and SSIM over the held-out views, from the files of the dataset."""
     psnrs, ssims = [], []
     for index, view in list(enumerate(views_of(orbit())))[-2:]:
@@ -124,7 +125,9 @@ def test_files_hold_the_trained_scene(asset, lightgaussian_run):
 
 def test_palette_is_the_codebook_and_an_entry_for_each_who_has_sh_of_their_own(lightgaussian_run):
     model = lightgaussian_run.pipeline.model
-    entries, labels = sh_palette(model)
+    palette = sh_palette(model)
+    assert palette is not None
+    entries, labels = palette
     assert entries.shape == (8 + 6, 24) and torch.equal(entries[:8], model.codebook)
     assert torch.equal(entries[labels].view(24, 8, 3), model.gaussians().shN)
 
@@ -139,8 +142,9 @@ def test_writer_gets_palette_and_significance(monkeypatch, loaded, lightgaussian
 
     monkeypatch.setattr(module, "write_sog", spy)
     export_run(lightgaussian_run.base_dir, tmp_path / "asset", with_quality=False)
-    model = loaded[1].model
-    assert all(torch.equal(got, own) for got, own in zip(given["sh_palette"], sh_palette(model), strict=True))
+    model, palette = loaded[1].model, sh_palette(loaded[1].model)
+    assert palette is not None
+    assert all(torch.equal(got, own) for got, own in zip(given["sh_palette"], palette, strict=True))
     assert torch.equal(given["significance"], model.significance) and bool(model.significance.any())
 
 
@@ -166,8 +170,8 @@ def test_formats_quality_and_teacher_are_optional(lightgaussian_run, tmp_path):
     manifest = export_run(lightgaussian_run.base_dir, tmp_path / "a", formats=("ply",), with_quality=False)
     assert manifest["quality"] is None and manifest["parts"] == {}
     assert "scene.ply" in manifest["files"] and "scene.sog" not in manifest["files"]
-    baked = compat.load_run(tmp_path / "a" / "run", test_mode="inference")[1].model
-    exact = read_splats(tmp_path / "a" / "scene.ply")
+    baked, exact = compat.load_run(tmp_path / "a" / "run")[1].model, read_splats(tmp_path / "a" / "scene.ply")
+    assert isinstance(baked, BakedSplatModel)
     assert all(torch.equal(tensor, getattr(exact, name)) for name, tensor in baked.gaussians().tensors.items())
 
 
@@ -286,3 +290,5 @@ def test_a_baked_run_whose_file_is_damaged_is_one_line():
 
 def test_an_exported_scene_is_a_teacher_again(asset):
     assert len(load_splats(asset / "scene.sog")) == len(load_splats(asset / "scene.ply")) == 24
+    with pytest.raises(InputError, match=r"^.*ckpt: the run beside an exported asset; expected .* its scene.sog"):
+        load_splats(asset / "run")

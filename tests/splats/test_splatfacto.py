@@ -8,6 +8,7 @@ from nerfstudio.models.splatfacto import SplatfactoModel, SplatfactoModelConfig
 from tiny_runs import FOCAL, SIZE, draw_rgba, make_scene, orbit, views_of
 
 from radcomp_plugins import compat
+from radcomp_plugins.errors import InputError
 from radcomp_plugins.splats.config import DeviceFreeSplatfactoModelConfig
 from radcomp_plugins.splats.draw import picture
 from radcomp_plugins.splats.gaussians import SH_C0
@@ -46,7 +47,7 @@ def step(model, number: int) -> float:
     model.step = number
     outputs = model.get_outputs(camera(number % 9))
     truth = torch.from_numpy(draw_rgba(make_scene(), views_of(orbit())[number % 9]))
-    loss = sum(model.get_loss_dict(outputs, {"image": truth}).values())
+    loss = torch.stack([*model.get_loss_dict(outputs, {"image": truth}).values()]).sum()
     for optimizer in model.optimizers.values():
         optimizer.zero_grad()
     loss.backward()
@@ -72,6 +73,11 @@ def test_seeds_are_coloured_and_nothing_calls_cuda(monkeypatch):
     model.optimizers = optimizers_of(model)
     losses = [step(model, number) for number in range(18)]
     assert sum(losses[9:]) < sum(losses[:9])
+
+
+def test_what_is_not_there_is_refused_and_not_ignored():
+    with pytest.raises(InputError, match="use_bilateral_grid: got True, expected False"):
+        make_model(use_bilateral_grid=True)
 
 
 def test_seeds_without_colours_and_random_ones_work():
