@@ -132,6 +132,7 @@ def test_a_code_gets_the_sum_of_its_members_gradients():
     model, quantised = coded_model()
     weights = torch.randn(48, 3, 3)
     (model.features_rest * weights).sum().backward()
+    assert model.codebook.grad is not None
     for code in range(5):
         members = weights[quantised.labels == code].sum(dim=0).flatten()
         torch.testing.assert_close(model.codebook.grad[code], members)

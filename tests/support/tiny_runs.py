@@ -188,7 +188,7 @@ def teacher_run(tmp_path_factory: pytest.TempPathFactory, blender_data: Path) ->
     return train(config).base_dir
 
 
-def lightgaussian_config(output_dir: Path, teacher: Path, data: Path | None, **changes: Any) -> Any:
+def lightgaussian_config(output_dir: Path, teacher: Path | None, data: Path | None, **changes: Any) -> Any:
     """lightgaussian-tiny with `LIGHTGAUSSIAN_STEPS`.
 
     Args:
