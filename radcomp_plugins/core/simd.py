@@ -276,6 +276,7 @@ def lowest_bit(typingctx, bits):  # noqa: ANN001, ANN201
     """Number of the lowest set bit of an int64 that is not 0."""
 
     def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
-        return builder.cttz(context.cast(builder, args[0], signature.args[0], types.int64), ir.Constant(ir.IntType(1), 1))
+        value = context.cast(builder, args[0], signature.args[0], types.int64)
+        return builder.cttz(value, ir.Constant(ir.IntType(1), 1))
 
     return types.int64(bits), codegen

@@ -21,6 +21,9 @@ from radcomp_plugins.errors import InputError
 ENV_NUM_THREADS = "RADCOMP_NUM_THREADS"
 """Environment variable that overrides the number of threads found at start."""
 
+_BLOCK = 1024
+"""Items of a block: so many that claiming costs nothing, so few that the last ones do not keep others waiting."""
+
 _lock = threading.Lock()
 _num_threads = 0
 _pool: ThreadPoolExecutor | None = None
@@ -112,15 +115,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
 
-@njit(nogil=True, cache=True)
-def stripe(start: int, step: int, count: int) -> tuple[int, int]:
-    """First and one past the last of the `count` items that call `start` of `step` does, for use inside kernels.
-
-    Contiguous, so that two threads do not write into the same cache line; the shares differ by one at most.
-    """
-    return count * start // step, count * (start + 1) // step
-
-
 @intrinsic
 def claim(typingctx, counter):  # noqa: ANN001, ANN201
     """Number of the next item of work, for use inside kernels: counter[0], which is raised by one in the same step.
@@ -140,3 +134,10 @@ def claim(typingctx, counter):  # noqa: ANN001, ANN201
 def new_counter() -> NDArray[np.int64]:
     """A counter for one run of a kernel that uses `claim`."""
     return np.zeros(1, np.int64)
+
+
+@njit(nogil=True, cache=True)
+def claim_block(counter, count):  # noqa: ANN001, ANN201
+    """First and one past the last of the next items to do, out of `count`; equal when none are left."""
+    begin = min(claim(counter) * _BLOCK, count)
+    return begin, min(begin + _BLOCK, count)

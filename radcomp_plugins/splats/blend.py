@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from radcomp_plugins.core import simd
-from radcomp_plugins.core.threads import claim
+from radcomp_plugins.core.threads import claim, claim_block
 from radcomp_plugins.splats.tiles import SPLAT_HEAD, TILE
 
 SHAPE_GRADS = 6
@@ -31,8 +31,6 @@ _T_MIN = np.float32(1e-4)
 _SIGMA_MAX = np.float32(5.6)
 # A tile looks for pixels that still take light each time `entry & _CHECK_EVERY` is all ones.
 _CHECK_EVERY = 15
-# Splats a thread takes at a time to sum their pairs.
-_BLOCK = 1024
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -81,10 +79,16 @@ def _rows_reached(splats, m, x0, y0):
     return simd.lane_bits(splats[m, 2] * (d * d) + splats[m, 8] * (dy * dy) <= splats[m, 6])
 
 
+@njit(nogil=True, cache=True, inline="always")
+def _pair(words, m, row0, col0):
+    """Number of the pair of a splat and the tile that begins at a pixel."""
+    return words[m, 10] + row0 // TILE * words[m, 9] + col0 // TILE
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def blend_forward(
-    start, step, counter, work, offsets, ids, splats, tiles_x, tiles_y, width, height, backgrounds, image, final_t, ends,
-    want_stats, stats
+    start, step, counter, work, offsets, ids, splats, tiles_x, tiles_y, width, height, backgrounds, image, final_t,
+    ends, want_stats, reached, stats
 ):  # fmt: skip
     """Blend tiles until none is left to claim.
 
@@ -105,13 +109,14 @@ def blend_forward(
         final_t: [C, H, W] transmittance behind all, written.
         ends: [tiles] end of the part of each list that was looked at, written.
         want_stats: whether to write `stats`.
-        stats: [I, 3] per (splat, tile): number of pixels it reaches, sum and maximum of its weights there,
-            written up to each list's end in `ends`.
+        reached: [I] bool per (splat, tile) pair, zeros; set where a row of pixels was looked at and `stats` written.
+        stats: [I, 3] per pair: number of pixels the splat reaches, sum and maximum of its weights there.
     """
     channels = backgrounds.shape[1]
     per_camera = tiles_x * tiles_y
     trans = np.empty(_PIXELS, np.float32)
     color = np.empty(channels * _PIXELS, np.float32)
+    words = splats.view(np.int32)
     lanes = simd.lane_numbers()
     zero, one = simd.broadcast(_F0), simd.broadcast(_F1)
     while True:
@@ -136,6 +141,8 @@ def blend_forward(
             m = ids[k]
             x0, y0 = splats[m, 0] - left, splats[m, 1] - top
             todo = _rows_reached(splats, m, x0, y0) & alive
+            if todo == 0:
+                continue
             half_a, opacity = _HALF * splats[m, 2], splats[m, 5]
             skew, half_rest = splats[m, 7], _HALF * splats[m, 8]
             hits, weight_sum, weight_max = zero, zero, zero
@@ -162,9 +169,11 @@ def blend_forward(
                     weight_sum = weight_sum + weight
                     weight_max = simd.maximum(weight_max, weight)
             if want_stats:
-                stats[k, 0] = simd.total(hits)
-                stats[k, 1] = simd.total(weight_sum)
-                stats[k, 2] = simd.largest(weight_max)
+                pair = _pair(words, m, row0, col0)
+                reached[pair] = True
+                stats[pair, 0] = simd.total(hits)
+                stats[pair, 1] = simd.total(weight_sum)
+                stats[pair, 2] = simd.largest(weight_max)
         for r in range(rows):
             for x in range(cols):
                 rest = abs(trans[r * TILE + x])
@@ -175,25 +184,36 @@ def blend_forward(
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _write_shape_grads(grads, k, splats, m, x0, y0, m0, my, myy):
-    """From the sums over rows of v_sigma * (1, row, row^2) per lane to the gradients of position, conic and opacity.
+def _write_shape_grads(grads, pair, splats, m, ahead_x, ahead_y, across, m0, my, myy):
+    """From moments of v_sigma to the gradients of position, conic and opacity.
 
-    sigma = (a dx^2 + c dy^2) / 2 + b dx dy with dx = x0 - lane, dy = y0 - row. Moments about the tile's corner, put
-    together in double precision, keep the gradient of a long thin splat from cancelling.
+    sigma = (a dx^2 + c dy^2) / 2 + b dx dy. Offsets are split, dx = ahead_x + across and dy = ahead_y + down, at the
+    point of the tile next to the splat's centre: moments about that point neither cancel where the centre is in the
+    tile nor, put together in double precision, where a long thin splat reaches in from afar.
+
+    Args:
+        grads: see `blend_backward`.
+        pair: row of `grads` to write.
+        splats: see `blend_backward`.
+        m: number of the splat.
+        ahead_x: from that point to the splat's centre.
+        ahead_y: the same along y.
+        across: per lane, from the pixel to that point along x.
+        m0: per lane, sum over rows of v_sigma.
+        my: per lane, sum over rows of v_sigma * down.
+        myy: per lane, sum over rows of v_sigma * down^2.
     """
-    lanes = simd.lane_numbers()
-    m0x = m0 * lanes
-    s, sx, sxx = float(simd.total(m0)), float(simd.total(m0x)), float(simd.total(m0x * lanes))
-    sy, sxy, syy = float(simd.total(my)), float(simd.total(my * lanes)), float(simd.total(myy))
+    m0x = m0 * across
+    s, sx, sxx = float(simd.total(m0)), float(simd.total(m0x)), float(simd.total(m0x * across))
+    sy, sxy, syy = float(simd.total(my)), float(simd.total(my * across)), float(simd.total(myy))
     a, b, c = float(splats[m, 2]), float(splats[m, 3]), float(splats[m, 4])
-    px, py = float(x0), float(y0)
-    dx, dy = px * s - sx, py * s - sy
-    grads[k, 0] = (a * px + b * py) * s - (a * sx + b * sy)
-    grads[k, 1] = (b * px + c * py) * s - (b * sx + c * sy)
-    grads[k, 2] = 0.5 * (px * dx - px * sx + sxx)
-    grads[k, 3] = px * dy - py * sx + sxy
-    grads[k, 4] = 0.5 * (py * dy - py * sy + syy)
-    grads[k, 5] = -s / splats[m, 5]
+    px, py = float(ahead_x), float(ahead_y)
+    grads[pair, 0] = (a * px + b * py) * s + a * sx + b * sy
+    grads[pair, 1] = (b * px + c * py) * s + b * sx + c * sy
+    grads[pair, 2] = 0.5 * (px * (px * s + 2.0 * sx) + sxx)
+    grads[pair, 3] = px * (py * s + sy) + py * sx + sxy
+    grads[pair, 4] = 0.5 * (py * (py * s + 2.0 * sy) + syy)
+    grads[pair, 5] = -s / splats[m, 5]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -215,7 +235,7 @@ def _load_tile(image, final_t, v_image, v_alpha, camera, row0, col0, rows, cols,
 @njit(nogil=True, cache=True, error_model="numpy")
 def blend_backward(
     start, step, counter, work, offsets, ids, splats, tiles_x, tiles_y, width, height, image, final_t, ends, v_image,
-    v_alpha, absgrad, grads
+    v_alpha, absgrad, reached, grads
 ):  # fmt: skip
     """Gradients per (splat, tile) pair, tile by tile until none is left to claim.
 
@@ -237,7 +257,8 @@ def blend_backward(
         v_image: [C, H, W, D] gradient of the loss to the image.
         v_alpha: [C, H, W] gradient of the loss to alpha = 1 - final_t.
         absgrad: whether to write two more columns, the sums of |x| and |y| over the pixels.
-        grads: [I, SHAPE_GRADS + D (+ 2)], written up to each list's end in `ends`.
+        reached: [I] bool, zeros; set for the pairs that have gradients.
+        grads: [I, SHAPE_GRADS + D (+ 2)], written for those.
     """
     channels = image.shape[3]
     per_camera = tiles_x * tiles_y
@@ -245,6 +266,7 @@ def blend_backward(
     behind = np.empty(_PIXELS, np.float32)
     v_color = np.empty(channels * _PIXELS, np.float32)
     v_tint = np.empty(channels * TILE, np.float32)
+    words = splats.view(np.int32)
     lanes = simd.lane_numbers()
     zero = simd.broadcast(_F0)
     while True:
@@ -266,18 +288,16 @@ def blend_backward(
             x0, y0 = splats[m, 0] - left, splats[m, 1] - top
             todo = _rows_reached(splats, m, x0, y0) & alive
             if todo == 0:
-                for j in range(grads.shape[1]):
-                    grads[k, j] = _F0
                 continue
             half_a, opacity = _HALF * splats[m, 2], splats[m, 5]
             skew, half_rest = splats[m, 7], _HALF * splats[m, 8]
+            next_x, next_y = min(max(x0, _F0), _LAST), min(max(y0, _F0), _LAST)
             m0, my, myy, abs_x, abs_y = zero, zero, zero, zero, zero
             v_tint[:] = _F0
             while todo != 0:
                 r = simd.lowest_bit(todo)
                 todo &= todo - 1
-                row = np.float32(r)
-                dy = y0 - row
+                dy, down = y0 - np.float32(r), next_y - np.float32(r)
                 u = (x0 + skew * dy) - lanes
                 sigma = simd.minimum(half_a * u * u + half_rest * dy * dy, _SIGMA_MAX)
                 raw = opacity * _exp_neg(sigma)
@@ -300,51 +320,44 @@ def blend_backward(
                 # Where alpha is clamped it does not depend on the splat.
                 v_sigma = simd.select(through & (raw <= _ALPHA_MAX), zero - raw * v_alpha_here, zero)
                 m0 = m0 + v_sigma
-                my = my + v_sigma * row
-                myy = myy + v_sigma * (row * row)
+                my = my + v_sigma * down
+                myy = myy + v_sigma * (down * down)
                 if absgrad:
                     dx = x0 - lanes
                     abs_x = abs_x + simd.absolute(v_sigma * (splats[m, 2] * dx + splats[m, 3] * dy))
                     abs_y = abs_y + simd.absolute(v_sigma * (splats[m, 3] * dx + splats[m, 4] * dy))
-            _write_shape_grads(grads, k, splats, m, x0, y0, m0, my, myy)
+            pair = _pair(words, m, row0, col0)
+            reached[pair] = True
+            _write_shape_grads(grads, pair, splats, m, x0 - next_x, y0 - next_y, next_x - lanes, m0, my, myy)
             for j in range(channels):
-                grads[k, SHAPE_GRADS + j] = simd.total(simd.load(v_tint, j * TILE))
+                grads[pair, SHAPE_GRADS + j] = simd.total(simd.load(v_tint, j * TILE))
             if absgrad:
-                grads[k, SHAPE_GRADS + channels] = simd.total(abs_x)
-                grads[k, SHAPE_GRADS + channels + 1] = simd.total(abs_y)
+                grads[pair, SHAPE_GRADS + channels] = simd.total(abs_x)
+                grads[pair, SHAPE_GRADS + channels + 1] = simd.total(abs_y)
 
 
 @njit(nogil=True, cache=True)
-def sum_grads(
-    start, step, counter, tiles_x, tiles_y, boxes, first, positions, ends, grads, v_means2d, v_abs, v_conics,
-    v_opacities, v_colors
-):  # fmt: skip
+def sum_grads(start, step, counter, first, reached, grads, v_means2d, v_abs, v_conics, v_opacities, v_colors):
     """Sum the pairs' gradients per splat, in the order of its tiles; zeros for splats in no tile."""
     channels, columns = v_colors.shape[1], grads.shape[1]
     total = np.empty(columns, np.float32)
-    count = v_opacities.shape[1]
     while True:
-        begin = claim(counter) * _BLOCK
-        if begin >= boxes.shape[0]:
+        begin, end = claim_block(counter, v_opacities.shape[0])
+        if begin == end:
             break
-        for i in range(begin, min(begin + _BLOCK, boxes.shape[0])):
+        for i in range(begin, end):
             for j in range(columns):
                 total[j] = _F0
-            base = (i // count) * tiles_x * tiles_y
-            s = first[i]
-            for ty in range(boxes[i, 2], boxes[i, 3]):
-                for tx in range(boxes[i, 0], boxes[i, 1]):
-                    k = positions[s]
-                    s += 1
-                    if k < ends[base + ty * tiles_x + tx]:
-                        for j in range(columns):
-                            total[j] += grads[k, j]
+            for pair in range(first[i], first[i + 1]):
+                if reached[pair]:
+                    for j in range(columns):
+                        total[j] += grads[pair, j]
             v_means2d[i, 0] = total[0]
             v_means2d[i, 1] = total[1]
             v_conics[i, 0] = total[2]
             v_conics[i, 1] = total[3]
             v_conics[i, 2] = total[4]
-            v_opacities[i // count, i % count] = total[5]
+            v_opacities[i] = total[5]
             for j in range(channels):
                 v_colors[i, j] = total[SHAPE_GRADS + j]
             if v_abs.shape[0] > 0:
@@ -353,27 +366,20 @@ def sum_grads(
 
 
 @njit(nogil=True, cache=True)
-def sum_stats(
-    start, step, counter, cameras, tiles_x, tiles_y, boxes, first, positions, ends, stats, hits, weight_sum, weight_max
-):  # fmt: skip
+def sum_stats(start, step, counter, cameras, first, reached, stats, hits, weight_sum, weight_max):
     """Sum the pairs' statistics per Gaussian over cameras and tiles, always in the same order."""
     count = hits.shape[0]
     while True:
-        begin = claim(counter) * _BLOCK
-        if begin >= count:
+        begin, end = claim_block(counter, count)
+        if begin == end:
             break
-        for g in range(begin, min(begin + _BLOCK, count)):
+        for g in range(begin, end):
             here, weight, peak = 0, 0.0, _F0
             for camera in range(cameras):
                 i = camera * count + g
-                base = camera * tiles_x * tiles_y
-                s = first[i]
-                for ty in range(boxes[i, 2], boxes[i, 3]):
-                    for tx in range(boxes[i, 0], boxes[i, 1]):
-                        k = positions[s]
-                        s += 1
-                        if k < ends[base + ty * tiles_x + tx]:
-                            here += int(stats[k, 0])
-                            weight += stats[k, 1]
-                            peak = max(peak, stats[k, 2])
+                for pair in range(first[i], first[i + 1]):
+                    if reached[pair]:
+                        here += int(stats[pair, 0])
+                        weight += stats[pair, 1]
+                        peak = max(peak, stats[pair, 2])
             hits[g], weight_sum[g], weight_max[g] = here, weight, peak

@@ -16,7 +16,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from radcomp_plugins.core.threads import run_striped, stripe
+from radcomp_plugins.core.threads import claim_block, new_counter, run_striped
 
 _FOV_MARGIN = 0.3
 _MIN_EIGENVALUE_GAP = 0.01
@@ -78,63 +78,95 @@ def _covariance(a):
     )
 
 
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _to_camera(view, means, i):
+    """A Gaussian's centre in the camera's frame."""
+    x, y, z = float(means[i, 0]), float(means[i, 1]), float(means[i, 2])
+    return (
+        view[0, 0] * x + view[0, 1] * y + view[0, 2] * z + view[0, 3],
+        view[1, 0] * x + view[1, 1] * y + view[1, 2] * z + view[1, 3],
+        view[2, 0] * x + view[2, 1] * y + view[2, 2] * z + view[2, 3],
+    )
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _blurred(xx, xy, yy, det0, eps2d):
+    """The blurred covariance's xx and yy, and its determinant."""
+    return xx + eps2d, yy + eps2d, det0 + eps2d * (xx + yy) + eps2d * eps2d
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _project_one(
+    i, cam, means, r, scales, opacity, views, ks, width, height, near, far, eps2d, radius_clip, antialiased, radii,
+    means2d, depths, conics, alphas
+):  # fmt: skip
+    """Project one Gaussian into one camera; nothing is written if it is culled."""
+    view, k = views[cam], ks[cam]
+    px, py, pz = _to_camera(view, means, i)
+    # This and the tests below are written so that NaN fails them.
+    if not (pz >= near and pz <= far and pz > 0.0 and math.isfinite(opacity)):
+        return
+    ux, uy = _limit_slopes(px, py, pz, k, width, height)
+    a = _footprint(_linear_map(view, k, pz, ux, uy), r, float(scales[i, 0]), float(scales[i, 1]), float(scales[i, 2]))
+    xx, xy, yy, det0 = _covariance(a)
+    xx1, yy1, det = _blurred(xx, xy, yy, det0, eps2d)
+    if not det > 0.0:
+        return
+    mid = 0.5 * (xx1 + yy1)
+    radius = math.ceil(3.0 * math.sqrt(mid + math.sqrt(max(_MIN_EIGENVALUE_GAP, mid * mid - det))))
+    u, v = k[0, 0] * px / pz + k[0, 2], k[1, 1] * py / pz + k[1, 2]
+    # Radii of 2^31 and more do not fit their type; a Gaussian that large has no meaning either.
+    if not (radius > radius_clip and radius < 2147483648.0):
+        return
+    if not (u + radius > 0.0 and u - radius < width and v + radius > 0.0 and v - radius < height):
+        return
+    radii[cam, i] = np.int32(radius)
+    means2d[cam, i, 0] = u
+    means2d[cam, i, 1] = v
+    depths[cam, i] = pz
+    conics[cam, i, 0] = yy1 / det
+    conics[cam, i, 1] = -xy / det
+    conics[cam, i, 2] = xx1 / det
+    alphas[cam, i] = opacity * math.sqrt(det0 / det) if antialiased else opacity
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _unit_rotation(quats, i):
+    """A Gaussian's unit quaternion, one over the length it had, and its rotation matrix."""
+    w, x, y, z = float(quats[i, 0]), float(quats[i, 1]), float(quats[i, 2]), float(quats[i, 3])
+    norm = 1.0 / math.sqrt(w * w + x * x + y * y + z * z)
+    w, x, y, z = w * norm, x * norm, y * norm, z * norm
+    return (w, x, y, z), norm, _rotation(w, x, y, z)
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def _forward(
-    start, step, means, quats, scales, opacities, views, ks, width, height, near, far, eps2d, radius_clip,
+    start, step, counter, means, quats, scales, opacities, views, ks, width, height, near, far, eps2d, radius_clip,
     antialiased, radii, means2d, depths, conics, alphas
 ):  # fmt: skip
-    """Project a stripe of Gaussians into all cameras; what is culled gets zeros everywhere."""
-    begin, end = stripe(start, step, means.shape[0])
-    for i in range(begin, end):
-        mx, my, mz = float(means[i, 0]), float(means[i, 1]), float(means[i, 2])
-        qw, qx, qy, qz = float(quats[i, 0]), float(quats[i, 1]), float(quats[i, 2]), float(quats[i, 3])
-        s0, s1, s2 = float(scales[i, 0]), float(scales[i, 1]), float(scales[i, 2])
-        opacity = float(opacities[i])
-        norm = 1.0 / math.sqrt(qw * qw + qx * qx + qy * qy + qz * qz)
-        r = _rotation(qw * norm, qx * norm, qy * norm, qz * norm)
-        for cam in range(views.shape[0]):
-            radii[cam, i] = 0
-            means2d[cam, i, 0] = means2d[cam, i, 1] = 0.0
-            conics[cam, i, 0] = conics[cam, i, 1] = conics[cam, i, 2] = 0.0
-            depths[cam, i] = 0.0
-            alphas[cam, i] = 0.0
-            view, k = views[cam], ks[cam]
-            pz = view[2, 0] * mx + view[2, 1] * my + view[2, 2] * mz + view[2, 3]
-            # Written so that NaN fails it, as the tests below are.
-            if not (pz >= near and pz <= far and pz > 0.0 and math.isfinite(opacity)):
-                continue
-            px = view[0, 0] * mx + view[0, 1] * my + view[0, 2] * mz + view[0, 3]
-            py = view[1, 0] * mx + view[1, 1] * my + view[1, 2] * mz + view[1, 3]
-            ux, uy = _limit_slopes(px, py, pz, k, width, height)
-            a = _footprint(_linear_map(view, k, pz, ux, uy), r, s0, s1, s2)
-            xx, xy, yy, det0 = _covariance(a)
-            xx1, yy1 = xx + eps2d, yy + eps2d
-            det = det0 + eps2d * (xx + yy) + eps2d * eps2d
-            if not det > 0.0:
-                continue
-            mid = 0.5 * (xx1 + yy1)
-            radius = math.ceil(3.0 * math.sqrt(mid + math.sqrt(max(_MIN_EIGENVALUE_GAP, mid * mid - det))))
-            u, v = k[0, 0] * px / pz + k[0, 2], k[1, 1] * py / pz + k[1, 2]
-            # Radii of 2^31 and more do not fit their type; a Gaussian that large has no meaning either.
-            if not (radius > radius_clip and radius < 2147483648.0):
-                continue
-            if not (u + radius > 0.0 and u - radius < width and v + radius > 0.0 and v - radius < height):
-                continue
-            radii[cam, i] = np.int32(radius)
-            means2d[cam, i, 0] = u
-            means2d[cam, i, 1] = v
-            depths[cam, i] = pz
-            conics[cam, i, 0] = yy1 / det
-            conics[cam, i, 1] = -xy / det
-            conics[cam, i, 2] = xx1 / det
-            alphas[cam, i] = opacity * math.sqrt(det0 / det) if antialiased else opacity
+    """Project Gaussians, block by block, into all cameras; what is culled gets zeros everywhere."""
+    while True:
+        begin, end = claim_block(counter, means.shape[0])
+        if begin == end:
+            break
+        for i in range(begin, end):
+            _, _, r = _unit_rotation(quats, i)
+            for cam in range(views.shape[0]):
+                radii[cam, i] = 0
+                means2d[cam, i, 0] = means2d[cam, i, 1] = 0.0
+                conics[cam, i, 0] = conics[cam, i, 1] = conics[cam, i, 2] = 0.0
+                depths[cam, i] = 0.0
+                alphas[cam, i] = 0.0
+                _project_one(
+                    i, cam, means, r, scales, float(opacities[i]), views, ks, width, height, near, far, eps2d,
+                    radius_clip, antialiased, radii, means2d, depths, conics, alphas,
+                )  # fmt: skip
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _covariance_grads(xx, xy, yy, det0, eps2d, ga, gb, gc, g_compensation):
     """Gradients to xx, xy, yy of the unblurred covariance from those to the conic and the compensation."""
-    xx1, yy1 = xx + eps2d, yy + eps2d
-    det = det0 + eps2d * (xx + yy) + eps2d * eps2d
+    xx1, yy1, det = _blurred(xx, xy, yy, det0, eps2d)
     a, b, c = yy1 / det, -xy / det, xx1 / det
     # d(S^-1) = -S^-1 dS S^-1; gb belongs to both off-diagonal entries at once.
     h = 0.5 * gb
@@ -151,8 +183,9 @@ def _covariance_grads(xx, xy, yy, det0, eps2d, ga, gb, gc, g_compensation):
 
 
 @njit(nogil=True, cache=True)
-def _quat_grads(w, x, y, z, norm, d):
-    """Gradient to the unnormalised quaternion from that to the rotation matrix (rows in `d`); norm = 1 / length."""
+def _quat_grads(q, norm, d):
+    """Gradient to the quaternion of length 1 / norm and direction q, from that to the rotation matrix (rows in `d`)."""
+    w, x, y, z = q
     vw = 2.0 * (x * (d[7] - d[5]) + y * (d[2] - d[6]) + z * (d[3] - d[1]))
     vx = 2.0 * (-2.0 * x * (d[4] + d[8]) + y * (d[1] + d[3]) + z * (d[2] + d[6]) + w * (d[7] - d[5]))
     vy = 2.0 * (x * (d[1] + d[3]) - 2.0 * y * (d[0] + d[8]) + z * (d[5] + d[7]) + w * (d[2] - d[6]))
@@ -161,90 +194,137 @@ def _quat_grads(w, x, y, z, norm, d):
     return (vw - along * w) * norm, (vx - along * x) * norm, (vy - along * y) * norm, (vz - along * z) * norm
 
 
+@njit(nogil=True, cache=True)
+def _footprint_grads(a, v_xx, v_xy, v_yy):
+    """Gradient to the rows of A from that to A A^T."""
+    x, y = 2.0 * v_xx, 2.0 * v_yy
+    return (
+        x * a[0] + v_xy * a[3], x * a[1] + v_xy * a[4], x * a[2] + v_xy * a[5],
+        v_xy * a[0] + y * a[3], v_xy * a[1] + y * a[4], v_xy * a[2] + y * a[5],
+    )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def _shape_grads(t, g):
+    """Gradient to the rows of M = rotation times scales, from that to A = T M."""
+    return (
+        t[0] * g[0] + t[3] * g[3], t[0] * g[1] + t[3] * g[4], t[0] * g[2] + t[3] * g[5],
+        t[1] * g[0] + t[4] * g[3], t[1] * g[1] + t[4] * g[4], t[1] * g[2] + t[4] * g[5],
+        t[2] * g[0] + t[5] * g[3], t[2] * g[1] + t[5] * g[4], t[2] * g[2] + t[5] * g[5],
+    )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def _map_grads(g, r, s0, s1, s2):
+    """Gradient to the rows of T = J R, from that to A = T M."""
+    a0, a1, a2, b0, b1, b2 = g[0] * s0, g[1] * s1, g[2] * s2, g[3] * s0, g[4] * s1, g[5] * s2
+    return (
+        a0 * r[0] + a1 * r[1] + a2 * r[2], a0 * r[3] + a1 * r[4] + a2 * r[5], a0 * r[6] + a1 * r[7] + a2 * r[8],
+        b0 * r[0] + b1 * r[1] + b2 * r[2], b0 * r[3] + b1 * r[4] + b2 * r[5], b0 * r[6] + b1 * r[7] + b2 * r[8],
+    )  # fmt: skip
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _center_grads(p, ux, uy, view, k, t, gx, gy, g_depth):
+    """Gradient to the centre in the world from those to T = J R (`t`), to its pixel and to its depth.
+
+    J = [[fx/z, 0, -fx ux/z], [0, fy/z, -fy uy/z]] with ux, uy the limited slopes.
+    """
+    px, py, pz = p
+    rz = 1.0 / pz
+    jx, jy = k[0, 0] * rz, k[1, 1] * rz
+    j00 = t[0] * view[0, 0] + t[1] * view[0, 1] + t[2] * view[0, 2]
+    j02 = t[0] * view[2, 0] + t[1] * view[2, 1] + t[2] * view[2, 2]
+    j11 = t[3] * view[1, 0] + t[4] * view[1, 1] + t[5] * view[1, 2]
+    j12 = t[3] * view[2, 0] + t[4] * view[2, 1] + t[5] * view[2, 2]
+    vx, vy = gx * jx, gy * jy
+    vz = g_depth - rz * (vx * px + vy * py) - rz * (jx * (j00 - ux * j02) + jy * (j11 - uy * j12))
+    # A slope that has hit its limit does not depend on the centre.
+    if ux == px / pz:
+        vx -= jx * j02 * rz
+        vz += jx * j02 * rz * ux
+    if uy == py / pz:
+        vy -= jy * j12 * rz
+        vz += jy * j12 * rz * uy
+    return (
+        view[0, 0] * vx + view[1, 0] * vy + view[2, 0] * vz,
+        view[0, 1] * vx + view[1, 1] * vy + view[2, 1] * vz,
+        view[0, 2] * vx + view[1, 2] * vy + view[2, 2] * vz,
+    )
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _backward_one(
+    i, cam, means, r, scales, opacity, views, ks, width, height, eps2d, antialiased, g_means2d, g_depths, g_conics,
+    g_alphas
+):  # fmt: skip
+    """One camera's part of a Gaussian's gradients: to its centre, to M = rotation times scales, to its opacity."""
+    view, k = views[cam], ks[cam]
+    p = _to_camera(view, means, i)
+    ux, uy = _limit_slopes(p[0], p[1], p[2], k, width, height)
+    t = _linear_map(view, k, p[2], ux, uy)
+    s0, s1, s2 = float(scales[i, 0]), float(scales[i, 1]), float(scales[i, 2])
+    a = _footprint(t, r, s0, s1, s2)
+    xx, xy, yy, det0 = _covariance(a)
+    v_opacity = float(g_alphas[cam, i])
+    v_compensation = 0.0
+    if antialiased:
+        v_compensation = v_opacity * opacity
+        v_opacity *= math.sqrt(det0 / _blurred(xx, xy, yy, det0, eps2d)[2])
+    v_xx, v_xy, v_yy = _covariance_grads(
+        xx, xy, yy, det0, eps2d, g_conics[cam, i, 0], g_conics[cam, i, 1], g_conics[cam, i, 2], v_compensation
+    )
+    g = _footprint_grads(a, v_xx, v_xy, v_yy)
+    v_center = _center_grads(
+        p, ux, uy, view, k, _map_grads(g, r, s0, s1, s2), float(g_means2d[cam, i, 0]), float(g_means2d[cam, i, 1]),
+        float(g_depths[cam, i]),
+    )  # fmt: skip
+    return v_center, _shape_grads(t, g), v_opacity
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def _backward(
-    start, step, means, quats, scales, opacities, views, ks, width, height, eps2d, antialiased, radii, g_means2d,
-    g_depths, g_conics, g_alphas, v_means, v_quats, v_scales, v_opacities
+    start, step, counter, means, quats, scales, opacities, views, ks, width, height, eps2d, antialiased, radii,
+    g_means2d, g_depths, g_conics, g_alphas, v_means, v_quats, v_scales, v_opacities
 ):  # fmt: skip
-    """Gradients of a stripe of Gaussians, summed over the cameras that see them."""
-    begin, end = stripe(start, step, means.shape[0])
-    for i in range(begin, end):
-        vm0, vm1, vm2, v_opacity = 0.0, 0.0, 0.0, 0.0
-        d0, d1, d2, d3, d4, d5, d6, d7, d8 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-        vs0, vs1, vs2 = 0.0, 0.0, 0.0
-        qw, qx, qy, qz = float(quats[i, 0]), float(quats[i, 1]), float(quats[i, 2]), float(quats[i, 3])
-        norm = 0.0
-        r = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
-        for cam in range(views.shape[0]):
-            if radii[cam, i] <= 0:
-                continue
-            if norm == 0.0:
-                norm = 1.0 / math.sqrt(qw * qw + qx * qx + qy * qy + qz * qz)
-                r = _rotation(qw * norm, qx * norm, qy * norm, qz * norm)
-            mx, my, mz = float(means[i, 0]), float(means[i, 1]), float(means[i, 2])
-            s0, s1, s2 = float(scales[i, 0]), float(scales[i, 1]), float(scales[i, 2])
-            view, k = views[cam], ks[cam]
-            px = view[0, 0] * mx + view[0, 1] * my + view[0, 2] * mz + view[0, 3]
-            py = view[1, 0] * mx + view[1, 1] * my + view[1, 2] * mz + view[1, 3]
-            pz = view[2, 0] * mx + view[2, 1] * my + view[2, 2] * mz + view[2, 3]
-            ux, uy = _limit_slopes(px, py, pz, k, width, height)
-            t = _linear_map(view, k, pz, ux, uy)
-            a = _footprint(t, r, s0, s1, s2)
-            xx, xy, yy, det0 = _covariance(a)
-            g_alpha = float(g_alphas[cam, i])
-            g_compensation = 0.0
-            if antialiased:
-                det = det0 + eps2d * (xx + yy) + eps2d * eps2d
-                g_compensation = g_alpha * opacities[i]
-                g_alpha *= math.sqrt(det0 / det)
-            v_opacity += g_alpha
-            v_xx, v_xy, v_yy = _covariance_grads(
-                xx, xy, yy, det0, eps2d, g_conics[cam, i, 0], g_conics[cam, i, 1], g_conics[cam, i, 2], g_compensation
-            )
-            # A A^T: gradient to A, then to J R (through M) and to M (through J R).
-            a0, a1, a2 = 2.0 * v_xx * a[0] + v_xy * a[3], 2.0 * v_xx * a[1] + v_xy * a[4], 2.0 * v_xx * a[2] + v_xy * a[5]
-            b0, b1, b2 = v_xy * a[0] + 2.0 * v_yy * a[3], v_xy * a[1] + 2.0 * v_yy * a[4], v_xy * a[2] + 2.0 * v_yy * a[5]
-            n00, n01, n02 = t[0] * a0 + t[3] * b0, t[0] * a1 + t[3] * b1, t[0] * a2 + t[3] * b2
-            n10, n11, n12 = t[1] * a0 + t[4] * b0, t[1] * a1 + t[4] * b1, t[1] * a2 + t[4] * b2
-            n20, n21, n22 = t[2] * a0 + t[5] * b0, t[2] * a1 + t[5] * b1, t[2] * a2 + t[5] * b2
-            vs0 += n00 * r[0] + n10 * r[3] + n20 * r[6]
-            vs1 += n01 * r[1] + n11 * r[4] + n21 * r[7]
-            vs2 += n02 * r[2] + n12 * r[5] + n22 * r[8]
-            d0, d1, d2 = d0 + n00 * s0, d1 + n01 * s1, d2 + n02 * s2
-            d3, d4, d5 = d3 + n10 * s0, d4 + n11 * s1, d5 + n12 * s2
-            d6, d7, d8 = d6 + n20 * s0, d7 + n21 * s1, d8 + n22 * s2
-            a0, a1, a2, b0, b1, b2 = a0 * s0, a1 * s1, a2 * s2, b0 * s0, b1 * s1, b2 * s2
-            t0, t1, t2 = a0 * r[0] + a1 * r[1] + a2 * r[2], a0 * r[3] + a1 * r[4] + a2 * r[5], a0 * r[6] + a1 * r[7] + a2 * r[8]
-            t3, t4, t5 = b0 * r[0] + b1 * r[1] + b2 * r[2], b0 * r[3] + b1 * r[4] + b2 * r[5], b0 * r[6] + b1 * r[7] + b2 * r[8]
-            # J = [[fx/z, 0, -fx ux/z], [0, fy/z, -fy uy/z]].
-            jx, jy, rz = k[0, 0] / pz, k[1, 1] / pz, 1.0 / pz
-            j00 = t0 * view[0, 0] + t1 * view[0, 1] + t2 * view[0, 2]
-            j02 = t0 * view[2, 0] + t1 * view[2, 1] + t2 * view[2, 2]
-            j11 = t3 * view[1, 0] + t4 * view[1, 1] + t5 * view[1, 2]
-            j12 = t3 * view[2, 0] + t4 * view[2, 1] + t5 * view[2, 2]
-            gx, gy = float(g_means2d[cam, i, 0]), float(g_means2d[cam, i, 1])
-            vx, vy = gx * jx, gy * jy
-            vz = float(g_depths[cam, i]) - rz * (gx * jx * px + gy * jy * py)
-            vz -= rz * (jx * (j00 - ux * j02) + jy * (j11 - uy * j12))
-            slope_x, slope_y = -jx * j02, -jy * j12
-            if ux == px / pz:
-                vx += slope_x * rz
-                vz -= slope_x * rz * ux
-            if uy == py / pz:
-                vy += slope_y * rz
-                vz -= slope_y * rz * uy
-            vm0 += view[0, 0] * vx + view[1, 0] * vy + view[2, 0] * vz
-            vm1 += view[0, 1] * vx + view[1, 1] * vy + view[2, 1] * vz
-            vm2 += view[0, 2] * vx + view[1, 2] * vy + view[2, 2] * vz
-        v_means[i, 0], v_means[i, 1], v_means[i, 2] = vm0, vm1, vm2
-        v_scales[i, 0], v_scales[i, 1], v_scales[i, 2] = vs0, vs1, vs2
-        v_opacities[i] = v_opacity
-        if norm != 0.0:
-            v_quats[i, 0], v_quats[i, 1], v_quats[i, 2], v_quats[i, 3] = _quat_grads(
-                qw * norm, qx * norm, qy * norm, qz * norm, norm, (d0, d1, d2, d3, d4, d5, d6, d7, d8)
-            )
-        else:
+    """Gradients of Gaussians, block by block, summed over the cameras that see them."""
+    center, shape = np.empty(3), np.empty(9)
+    while True:
+        begin, end = claim_block(counter, means.shape[0])
+        if begin == end:
+            break
+        for i in range(begin, end):
             v_quats[i, 0] = v_quats[i, 1] = v_quats[i, 2] = v_quats[i, 3] = 0.0
+            v_scales[i, 0] = v_scales[i, 1] = v_scales[i, 2] = 0.0
+            for j in range(3):
+                center[j] = 0.0
+            v_opacity, seen = 0.0, False
+            for cam in range(views.shape[0]):
+                seen |= radii[cam, i] > 0
+            if seen:
+                q, norm, r = _unit_rotation(quats, i)
+                for j in range(9):
+                    shape[j] = 0.0
+                for cam in range(views.shape[0]):
+                    if radii[cam, i] > 0:
+                        v_center, v_shape, v_alpha = _backward_one(
+                            i, cam, means, r, scales, float(opacities[i]), views, ks, width, height, eps2d,
+                            antialiased, g_means2d, g_depths, g_conics, g_alphas,
+                        )  # fmt: skip
+                        v_opacity += v_alpha
+                        for j in range(3):
+                            center[j] += v_center[j]
+                        for j in range(9):
+                            shape[j] += v_shape[j]
+                for j in range(3):
+                    v_scales[i, j] = shape[j] * r[j] + shape[3 + j] * r[3 + j] + shape[6 + j] * r[6 + j]
+                    # From M to the rotation: its column j is scaled by scale j.
+                    shape[j] *= scales[i, j]
+                    shape[3 + j] *= scales[i, j]
+                    shape[6 + j] *= scales[i, j]
+                v_quats[i, 0], v_quats[i, 1], v_quats[i, 2], v_quats[i, 3] = _quat_grads(q, norm, shape)
+            v_means[i, 0], v_means[i, 1], v_means[i, 2] = center[0], center[1], center[2]
+            v_opacities[i] = v_opacity
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
@@ -262,7 +342,7 @@ class _Project(torch.autograd.Function):
         means2d, depths = np.empty((cameras, count, 2), np.float32), np.empty((cameras, count), np.float32)
         conics, alphas = np.empty((cameras, count, 3), np.float32), np.empty((cameras, count), np.float32)
         run_striped(
-            _forward, *inputs, camera.views, camera.ks, camera.width, camera.height, camera.near_plane,
+            _forward, new_counter(), *inputs, camera.views, camera.ks, camera.width, camera.height, camera.near_plane,
             camera.far_plane, camera.eps2d, camera.radius_clip, camera.antialiased, radii, means2d, depths, conics,
             alphas,
         )  # fmt: skip
@@ -279,7 +359,7 @@ class _Project(torch.autograd.Function):
         camera = ctx.camera
         results = tuple(np.empty_like(array) for array in inputs)
         run_striped(
-            _backward, *inputs, camera.views, camera.ks, camera.width, camera.height, camera.eps2d,
+            _backward, new_counter(), *inputs, camera.views, camera.ks, camera.width, camera.height, camera.eps2d,
             camera.antialiased, radii, *grads, *results,
         )  # fmt: skip
         return (*(torch.from_numpy(array) for array in results), None)

@@ -21,7 +21,7 @@ def rasterize(
     quats: Float[Tensor, "N 4"],
     scales: Float[Tensor, "N 3"],
     opacities: Float[Tensor, " N"],
-    colors: Float[Tensor, "N *D"] | tuple[Float[Tensor, "N 3"], Float[Tensor, "N K 3"]],
+    colors: Float[Tensor, "N *channels"] | tuple[Float[Tensor, "N 3"], Float[Tensor, "N K 3"]],
     viewmats: Float[Tensor, "C 4 4"],
     Ks: Float[Tensor, "C 3 3"],  # noqa: N803
     width: int,
@@ -37,7 +37,7 @@ def rasterize(
     rasterize_mode: RasterizeMode = "classic",
     absgrad: bool = False,
     compute_stats: bool = False,
-) -> tuple[Float[Tensor, "C H W D"], Float[Tensor, "C H W 1"], dict[str, Any]]:
+) -> tuple[Float[Tensor, "C H W E"], Float[Tensor, "C H W 1"], dict[str, Any]]:
     """Draw N Gaussians from C pinhole cameras with the semantics of gsplat 1.4.0.
 
     CUDA tensors are drawn by the installed gsplat, CPU tensors by our own kernels. There the result and all gradients
@@ -67,10 +67,11 @@ def rasterize(
         compute_stats: also report who is seen how much; costs the CPU a few percent, CUDA a second pass.
 
     Returns:
-        render [C, H, W, D] (D + 1 with depth, 1 with depth alone); alphas [C, H, W, 1] in 0 .. 1; info with gsplat's
-        keys, among them those `gsplat.DefaultStrategy` needs: "means2d" [C, N, 2] in the graph, "radii" [C, N] int32,
-        "depths", "conics", "opacities" [C, N], "width", "height", "n_cameras". With `compute_stats` also, over all
-        cameras and pixels: "hits" int64 [N], "weight_sum" float64 [N] and "weight_max" float32 [N] of alpha * T.
+        render [C, H, W, E] (E = D, D + 1 with depth, 1 for depth alone); alphas [C, H, W, 1] in 0 .. 1; info with
+        gsplat's keys, among them those `gsplat.DefaultStrategy` needs: "means2d" [C, N, 2] in the graph, "radii"
+        [C, N] int32, "depths", "conics", "opacities" [C, N], "width", "height", "n_cameras". With `compute_stats`
+        also, over all cameras and pixels: "hits" int64 [N], "weight_sum" float64 [N] and "weight_max" float32 [N] of
+        alpha * T.
 
     Raises:
         ValueError: tensors of the wrong shape, type or device, an unknown mode, or a size below 1.

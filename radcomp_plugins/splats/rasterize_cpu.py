@@ -50,7 +50,8 @@ class _Rasterize(torch.autograd.Function):
         image = np.empty((cameras, height, width, channels), np.float32)
         final_t = np.empty((cameras, height, width), np.float32)
         ends = np.empty(len(lists.work), np.int64)
-        pair_stats = np.empty((len(lists.ids) if stats is not None else 0, 3), np.float32)
+        pairs = len(lists.ids) if stats is not None else 0
+        reached, pair_stats = np.zeros(pairs, np.bool_), np.empty((pairs, 3), np.float32)
         common = (lists.work, lists.offsets, lists.ids, lists.splats, lists.tiles_x, lists.tiles_y, width, height)
         run_striped(
             blend.blend_forward,
@@ -61,10 +62,11 @@ class _Rasterize(torch.autograd.Function):
             final_t,
             ends,
             stats is not None,
+            reached,
             pair_stats,
         )
         if stats is not None:
-            _reduce_stats(lists, ends, cameras, count, pair_stats, stats)
+            _reduce_stats(lists.first, reached, pair_stats, cameras, count, stats)
         result = torch.from_numpy(image)
         ctx.save_for_backward(means2d, result)
         ctx.saved = (common, lists, final_t, ends)
@@ -79,7 +81,7 @@ class _Rasterize(torch.autograd.Function):
         common, lists, final_t, ends = ctx.saved
         cameras, count, channels = ctx.shape
         columns = blend.SHAPE_GRADS + channels + (2 if ctx.absgrad else 0)
-        grads = np.empty((len(lists.ids), columns), np.float32)
+        reached, grads = np.zeros(len(lists.ids), np.bool_), np.empty((len(lists.ids), columns), np.float32)
         run_striped(
             blend.blend_backward,
             new_counter(),
@@ -90,21 +92,18 @@ class _Rasterize(torch.autograd.Function):
             v_image,
             v_alphas[..., 0],
             ctx.absgrad,
+            reached,
             grads,
         )
         total = cameras * count
         v_means2d, v_abs = np.empty((total, 2), np.float32), np.empty((total if ctx.absgrad else 0, 2), np.float32)
-        v_conics, v_opacities = np.empty((total, 3), np.float32), np.empty((cameras, count), np.float32)
+        v_conics, v_opacities = np.empty((total, 3), np.float32), np.empty(total, np.float32)
         v_colors = np.empty((total, channels), np.float32)
         run_striped(
             blend.sum_grads,
             new_counter(),
-            lists.tiles_x,
-            lists.tiles_y,
-            lists.boxes,
             lists.first,
-            lists.positions,
-            ends,
+            reached,
             grads,
             v_means2d,
             v_abs,
@@ -121,7 +120,7 @@ class _Rasterize(torch.autograd.Function):
             torch.from_numpy(v_means2d).view(cameras, count, 2),
             torch.from_numpy(v_conics).view(cameras, count, 3),
             torch.from_numpy(v_colors).view(cameras, count, channels),
-            torch.from_numpy(v_opacities),
+            torch.from_numpy(v_opacities).view(cameras, count),
             v_backgrounds,
             None,
             None,
@@ -133,30 +132,16 @@ class _Rasterize(torch.autograd.Function):
 
 
 def _reduce_stats(
-    lists: tiles.TileLists,
-    ends: NDArray[np.int64],
+    first: NDArray[np.int64],
+    reached: NDArray[np.bool_],
+    pair_stats: NDArray[np.float32],
     cameras: int,
     count: int,
-    pair_stats: NDArray[np.float32],
     out: dict[str, Tensor],
 ) -> None:
     hits, weight_sum = np.empty(count, np.int64), np.empty(count, np.float64)
     weight_max = np.empty(count, np.float32)
-    run_striped(
-        blend.sum_stats,
-        new_counter(),
-        cameras,
-        lists.tiles_x,
-        lists.tiles_y,
-        lists.boxes,
-        lists.first,
-        lists.positions,
-        ends,
-        pair_stats,
-        hits,
-        weight_sum,
-        weight_max,
-    )
+    run_striped(blend.sum_stats, new_counter(), cameras, first, reached, pair_stats, hits, weight_sum, weight_max)
     out["hits"] = torch.from_numpy(hits)
     out["weight_sum"] = torch.from_numpy(weight_sum)
     out["weight_max"] = torch.from_numpy(weight_max)

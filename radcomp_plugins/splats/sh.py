@@ -14,7 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from radcomp_plugins.core.threads import run_striped, stripe
+from radcomp_plugins.core.threads import claim_block, new_counter, run_striped
 
 _F0 = np.float32(0.0)
 _C0 = np.float32(0.28209479177387814)
@@ -82,74 +82,94 @@ def _basis_gradient(degree, x, y, z, g):
     return vx, vy, vz
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def _direction(means, i, center):
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _direction(means, i, centers, cam):
     """Unit vector from a camera's centre to a Gaussian, and the reciprocal of their distance; zeros if it is none."""
-    dx, dy, dz = means[i, 0] - center[0], means[i, 1] - center[1], means[i, 2] - center[2]
+    dx, dy, dz = means[i, 0] - centers[cam, 0], means[i, 1] - centers[cam, 1], means[i, 2] - centers[cam, 2]
     length = math.sqrt(dx * dx + dy * dy + dz * dz)
     scale = 1.0 / length if length > 0.0 else 0.0
     return np.float32(dx * scale), np.float32(dy * scale), np.float32(dz * scale), scale
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _forward(start, step, degree, means, low, high, skip, centers, radii, colors):
-    """Colours of a stripe. The constant coefficient is low[:, :3], the others are high[:, skip:]."""
-    begin, end = stripe(start, step, means.shape[0])
+def _forward(start, step, counter, degree, means, low, high, skip, centers, radii, colors):
+    """Colours, block by block. The constant coefficient is low[:, :3], the others are high[:, skip:]."""
     basis = np.zeros(16, np.float32)
     terms = (degree + 1) * (degree + 1)
     half = np.float32(0.5)
-    for i in range(begin, end):
-        for cam in range(centers.shape[0]):
-            if radii[cam, i] <= 0:
-                colors[cam, i, 0] = colors[cam, i, 1] = colors[cam, i, 2] = _F0
-                continue
-            x, y, z, _ = _direction(means, i, centers[cam])
-            _basis(degree, x, y, z, basis)
-            red, green, blue = basis[0] * low[i, 0], basis[0] * low[i, 1], basis[0] * low[i, 2]
-            for k in range(1, terms):
-                at = skip + 3 * (k - 1)
-                red += basis[k] * high[i, at]
-                green += basis[k] * high[i, at + 1]
-                blue += basis[k] * high[i, at + 2]
-            colors[cam, i, 0] = max(red + half, _F0)
-            colors[cam, i, 1] = max(green + half, _F0)
-            colors[cam, i, 2] = max(blue + half, _F0)
+    while True:
+        begin, end = claim_block(counter, means.shape[0])
+        if begin == end:
+            break
+        for i in range(begin, end):
+            for cam in range(centers.shape[0]):
+                if radii[cam, i] <= 0:
+                    colors[cam, i, 0] = colors[cam, i, 1] = colors[cam, i, 2] = _F0
+                    continue
+                x, y, z, _ = _direction(means, i, centers, cam)
+                _basis(degree, x, y, z, basis)
+                red, green, blue = basis[0] * low[i, 0], basis[0] * low[i, 1], basis[0] * low[i, 2]
+                for k in range(1, terms):
+                    at = skip + 3 * (k - 1)
+                    red += basis[k] * high[i, at]
+                    green += basis[k] * high[i, at + 1]
+                    blue += basis[k] * high[i, at + 2]
+                # Written so that NaN stays NaN and is left out of the image.
+                colors[cam, i, 0] = _F0 if red + half < _F0 else red + half
+                colors[cam, i, 1] = _F0 if green + half < _F0 else green + half
+                colors[cam, i, 2] = _F0 if blue + half < _F0 else blue + half
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _backward_one(i, cam, degree, means, low, high, skip, centers, rgb, basis, dots, v_means, v_low, v_high):
+    """Add what one camera's gradient `rgb` to a Gaussian's colour gives."""
+    x, y, z, scale = _direction(means, i, centers, cam)
+    _basis(degree, x, y, z, basis)
+    red, green, blue = rgb
+    v_low[i, 0] += basis[0] * red
+    v_low[i, 1] += basis[0] * green
+    v_low[i, 2] += basis[0] * blue
+    for k in range(1, (degree + 1) * (degree + 1)):
+        at = skip + 3 * (k - 1)
+        v_high[i, at] += basis[k] * red
+        v_high[i, at + 1] += basis[k] * green
+        v_high[i, at + 2] += basis[k] * blue
+        dots[k] = high[i, at] * red + high[i, at + 1] * green + high[i, at + 2] * blue
+    vx, vy, vz = _basis_gradient(degree, x, y, z, dots)
+    along = vx * x + vy * y + vz * z
+    v_means[i, 0] += np.float32((vx - along * x) * scale)
+    v_means[i, 1] += np.float32((vy - along * y) * scale)
+    v_means[i, 2] += np.float32((vz - along * z) * scale)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _backward(start, step, degree, means, low, high, skip, centers, radii, colors, g_colors, v_means, v_low, v_high):
-    """Gradients of a stripe, summed over the cameras that see the Gaussian."""
-    begin, end = stripe(start, step, means.shape[0])
+def _backward(
+    start, step, counter, degree, means, low, high, skip, centers, radii, colors, g_colors, v_means, v_low, v_high
+):  # fmt: skip
+    """Gradients, block by block, summed over the cameras that see the Gaussian."""
     basis = np.zeros(16, np.float32)
     dots = np.zeros(16, np.float32)
-    terms = (degree + 1) * (degree + 1)
-    for i in range(begin, end):
-        v_low[i] = _F0
-        v_high[i, skip:] = _F0
-        v_means[i, 0] = v_means[i, 1] = v_means[i, 2] = _F0
-        for cam in range(centers.shape[0]):
-            if radii[cam, i] <= 0:
-                continue
-            x, y, z, scale = _direction(means, i, centers[cam])
-            _basis(degree, x, y, z, basis)
-            # Clamped colours pass nothing on.
-            red = g_colors[cam, i, 0] if colors[cam, i, 0] > _F0 else _F0
-            green = g_colors[cam, i, 1] if colors[cam, i, 1] > _F0 else _F0
-            blue = g_colors[cam, i, 2] if colors[cam, i, 2] > _F0 else _F0
-            v_low[i, 0] += basis[0] * red
-            v_low[i, 1] += basis[0] * green
-            v_low[i, 2] += basis[0] * blue
-            for k in range(1, terms):
-                at = skip + 3 * (k - 1)
-                v_high[i, at] += basis[k] * red
-                v_high[i, at + 1] += basis[k] * green
-                v_high[i, at + 2] += basis[k] * blue
-                dots[k] = high[i, at] * red + high[i, at + 1] * green + high[i, at + 2] * blue
-            vx, vy, vz = _basis_gradient(degree, x, y, z, dots)
-            along = vx * x + vy * y + vz * z
-            v_means[i, 0] += np.float32((vx - along * x) * scale)
-            v_means[i, 1] += np.float32((vy - along * y) * scale)
-            v_means[i, 2] += np.float32((vz - along * z) * scale)
+    while True:
+        begin, end = claim_block(counter, means.shape[0])
+        if begin == end:
+            break
+        for i in range(begin, end):
+            for j in range(v_low.shape[1]):
+                v_low[i, j] = _F0
+            for j in range(v_high.shape[1]):
+                v_high[i, j] = _F0
+            v_means[i, 0] = v_means[i, 1] = v_means[i, 2] = _F0
+            for cam in range(centers.shape[0]):
+                if radii[cam, i] > 0:
+                    # Clamped colours pass nothing on.
+                    rgb = (
+                        g_colors[cam, i, 0] if colors[cam, i, 0] > _F0 else _F0,
+                        g_colors[cam, i, 1] if colors[cam, i, 1] > _F0 else _F0,
+                        g_colors[cam, i, 2] if colors[cam, i, 2] > _F0 else _F0,
+                    )
+                    _backward_one(
+                        i, cam, degree, means, low, high, skip, centers, rgb, basis, dots, v_means, v_low, v_high
+                    )
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
@@ -169,7 +189,7 @@ class _ShColors(torch.autograd.Function):
     ) -> Tensor:
         arrays = _coefficient_arrays(low, high)
         colors = np.empty((len(centers), len(means), 3), np.float32)
-        run_striped(_forward, degree, _array(means), *arrays, centers, _array(radii), colors)
+        run_striped(_forward, new_counter(), degree, _array(means), *arrays, centers, _array(radii), colors)
         result = torch.from_numpy(colors)
         ctx.save_for_backward(means, low, high, radii, result)
         ctx.centers, ctx.degree = centers, degree
@@ -185,6 +205,7 @@ class _ShColors(torch.autograd.Function):
         count = len(means)
         run_striped(
             _backward,
+            new_counter(),
             ctx.degree,
             _array(means),
             *arrays,
@@ -204,9 +225,7 @@ def _rows(array: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     return array.reshape(count, array.size // max(count, 1))
 
 
-def _coefficient_arrays(
-    low: Tensor, high: Tensor | None
-) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
+def _coefficient_arrays(low: Tensor, high: Tensor | None) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
     """Arrays of the constant and the other coefficients, and where the latter begin in a row of theirs."""
     first = _rows(_array(low), len(low))
     if high is None:

@@ -12,19 +12,17 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from radcomp_plugins.core.threads import claim, new_counter, run_striped
+from radcomp_plugins.core.threads import claim_block, new_counter, run_striped
 
 TILE = 16
 """Side of a tile in pixels; part of the semantics, see the module."""
 
-SPLAT_HEAD = 9
-"""Floats per packed splat before its colour: x, y, conic a, b, c, opacity, limit, b/a, c - b^2/a.
+SPLAT_HEAD = 11
+"""Words per packed splat before its colour: x, y, conic a, b, c, opacity, limit, b/a, c - b^2/a, row length, origin.
 
-The limit is twice the sigma from which on alpha is below 1/255, and a margin for rounding.
+The limit is twice the sigma from which on alpha is below 1/255, and a margin for rounding. The last two are integers:
+the (splat, tile) pair in tile column tx and row ty has the number origin + ty * row length + tx.
 """
-
-_BLOCK = 1024
-"""Splats a thread takes at a time."""
 
 _DIGIT = 11
 """Bits per pass of the sort by depth."""
@@ -43,8 +41,7 @@ class TileLists:
         boxes: [S, 4] int32 tiles each splat is listed in: first and end column, first and end row.
         offsets: [tiles + 1] int64 where each tile's list begins; tiles are numbered camera, row, column.
         ids: [I] int32 the lists, front to back.
-        first: [S + 1] int64 where each splat's entries of `positions` begin.
-        positions: [I] int32 for each splat the positions in `ids` that name it, by row and column of its box.
+        first: [S + 1] int64 number of each splat's first pair; its pairs follow by row and column of its box.
         work: [tiles] int64 tile numbers, those with the longest lists first.
         tiles_x: tiles per row.
         tiles_y: rows of tiles per camera.
@@ -55,7 +52,6 @@ class TileLists:
     offsets: NDArray[np.int64]
     ids: NDArray[np.int32]
     first: NDArray[np.int64]
-    positions: NDArray[np.int32]
     work: NDArray[np.int64]
     tiles_x: int
     tiles_y: int
@@ -63,8 +59,8 @@ class TileLists:
 
 @njit(nogil=True, cache=True, inline="always")
 def _clamped(value, upper):
-    """Integer part of `value`, limited to 0 .. `upper` before the conversion so that it cannot overflow."""
-    return np.int32(min(max(value, np.float32(0.0)), np.float32(upper)))
+    """A number of tiles, limited to 0 .. `upper`."""
+    return min(max(value, 0), upper)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -90,7 +86,8 @@ def _pack_splat(i, means2d, conics, opacity, colors, reach, splats):
     splats[i, 8] = det / a
     for j in range(colors.shape[1]):
         splats[i, SPLAT_HEAD + j] = colors[i, j]
-    return np.float32(math.sqrt(2.0 * sigma * c / det)) + _MARGIN, np.float32(math.sqrt(2.0 * sigma * a / det)) + _MARGIN
+    half_x, half_y = math.sqrt(2.0 * sigma * c / det), math.sqrt(2.0 * sigma * a / det)
+    return np.float32(half_x) + _MARGIN, np.float32(half_y) + _MARGIN
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -100,10 +97,10 @@ def _pack_splats(
     """Pack the splats that can reach a pixel, find their boxes of tiles, and count those into sizes[1:]."""
     count = radii.shape[0]
     while True:
-        begin = claim(counter) * _BLOCK
-        if begin >= count:
+        begin, end = claim_block(counter, count)
+        if begin == end:
             break
-        for i in range(begin, min(begin + _BLOCK, count)):
+        for i in range(begin, end):
             boxes[i, 0] = boxes[i, 1] = boxes[i, 2] = boxes[i, 3] = 0
             sizes[i + 1] = 0
             opacity = opacities[i]
@@ -117,19 +114,20 @@ def _pack_splats(
             half_x, half_y = _pack_splat(i, means2d, conics, opacity, colors, reach, splats)
             # gsplat's box in float32, as it computes it, cut to the pixels where alpha can reach 1/255.
             radius, tx, ty = np.float32(radii[i]) / _SIZE, x / _SIZE, y / _SIZE
-            one = np.float32(1.0)
             x0 = _clamped(max(math.floor(tx - radius), math.floor((x - half_x - _HALF) / _SIZE)), tiles_x)
-            x1 = _clamped(min(math.ceil(tx + radius), math.floor((x + half_x - _HALF) / _SIZE) + one), tiles_x)
+            x1 = _clamped(min(math.ceil(tx + radius), math.floor((x + half_x - _HALF) / _SIZE) + 1), tiles_x)
             y0 = _clamped(max(math.floor(ty - radius), math.floor((y - half_y - _HALF) / _SIZE)), tiles_y)
-            y1 = _clamped(min(math.ceil(ty + radius), math.floor((y + half_y - _HALF) / _SIZE) + one), tiles_y)
+            y1 = _clamped(min(math.ceil(ty + radius), math.floor((y + half_y - _HALF) / _SIZE) + 1), tiles_y)
             if x1 > x0 and y1 > y0:
                 boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3] = x0, x1, y0, y1
                 sizes[i + 1] = (x1 - x0) * (y1 - y0)
 
 
 @njit(nogil=True, cache=True)
-def _count_tiles(count, boxes, tiles_x, tiles_y, first, offsets):
+def _count_tiles(count, boxes, tiles_x, tiles_y, first, offsets, words):
     """Turn the sizes in `first` into prefix sums, and count each tile's splats into prefix sums in `offsets`.
+
+    `words` are the packed splats as integers, where the numbers of the pairs are written.
 
     A box adds to the differences along its rows only, so that a splat over many tiles costs two additions a row.
     """
@@ -139,6 +137,8 @@ def _count_tiles(count, boxes, tiles_x, tiles_y, first, offsets):
     for i in range(boxes.shape[0]):
         if first[i + 1] != 0:
             base = (i // count) * per_camera
+            words[i, 9] = boxes[i, 1] - boxes[i, 0]
+            words[i, 10] = first[i] - boxes[i, 2] * words[i, 9] - boxes[i, 0]
             for ty in range(boxes[i, 2], boxes[i, 3]):
                 offsets[base + ty * tiles_x + boxes[i, 0]] += 1
                 # In the last column this falls on the next row's first tile, where it ends the row just the same.
@@ -152,8 +152,10 @@ def _count_tiles(count, boxes, tiles_x, tiles_y, first, offsets):
 
 
 @njit(nogil=True, cache=True)
-def _depth_order(depths, first, begin, end, order, scratch, keys, key_scratch):
+def _depth_order(depths, first, boxes, begin, end, order, scratch, keys, key_scratch, sorted_boxes):
     """Write the listed splats of begin .. end into `order`, front to back, equal depths in their own order.
+
+    Their boxes are written in that order too, so that the filling reads them in sequence.
 
     A radix sort: the bits of positive floats sort like integers.
 
@@ -184,24 +186,24 @@ def _depth_order(depths, first, begin, end, order, scratch, keys, key_scratch):
         order, scratch = scratch, order
         keys, key_scratch = key_scratch, keys
     # Three passes leave the result in what came in as scratch.
-    scratch[:size] = order[:size]
+    for n in range(size):
+        scratch[n] = order[n]
+        for j in range(4):
+            sorted_boxes[n, j] = boxes[order[n], j]
     return size
 
 
 @njit(nogil=True, cache=True)
-def _fill_tiles(start, step, order, base, boxes, tiles_x, first, cursor, ids, positions):
+def _fill_tiles(start, step, order, base, boxes, tiles_x, cursor, ids):
     """Write one camera's lists; each call does the rows of tiles start, start + step, ... and so needs no lock."""
     for n in range(order.shape[0]):
         i = order[n]
-        x0, x1, y0, y1 = boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3]
-        for ty in range(y0 + (start - y0) % step, y1, step):
-            slot = first[i] + (ty - y0) * (x1 - x0)
-            for t in range(base + ty * tiles_x + x0, base + ty * tiles_x + x1):
+        y0 = boxes[n, 2]
+        for ty in range(y0 + (start - y0) % step, boxes[n, 3], step):
+            for t in range(base + ty * tiles_x + boxes[n, 0], base + ty * tiles_x + boxes[n, 1]):
                 k = cursor[t]
                 cursor[t] = k + 1
                 ids[k] = i
-                positions[slot] = k
-                slot += 1
 
 
 def build_tile_lists(
@@ -240,18 +242,21 @@ def build_tile_lists(
         opacities.reshape(-1), colors.reshape(-1, channels), tiles_x, tiles_y, splats, boxes, first,
     )  # fmt: skip
     offsets = np.empty(cameras * tiles_x * tiles_y + 1, np.int64)
-    _count_tiles(count, boxes, tiles_x, tiles_y, first, offsets)
+    _count_tiles(count, boxes, tiles_x, tiles_y, first, offsets, splats.view(np.int32))
     pairs = int(first[-1])
     if max(pairs, total) > np.iinfo(np.int32).max:
         raise ValueError(f"{pairs} (splat, tile) pairs, expected at most {np.iinfo(np.int32).max}: render smaller")
-    ids, positions = np.empty(pairs, np.int32), np.empty(pairs, np.int32)
+    ids = np.empty(pairs, np.int32)
     cursor = offsets[:-1].copy()
     order, scratch = np.empty(count, np.int32), np.empty(count, np.int32)
     keys, key_scratch = np.empty(count, np.uint32), np.empty(count, np.uint32)
+    sorted_boxes = np.empty((count, 4), np.int32)
     for camera in range(cameras):
         begin = camera * count
-        size = _depth_order(depths.reshape(-1), first, begin, begin + count, order, scratch, keys, key_scratch)
+        size = _depth_order(
+            depths.reshape(-1), first, boxes, begin, begin + count, order, scratch, keys, key_scratch, sorted_boxes
+        )  # fmt: skip
         base = camera * tiles_x * tiles_y
-        run_striped(_fill_tiles, order[:size], base, boxes, tiles_x, first, cursor, ids, positions)
+        run_striped(_fill_tiles, order[:size], base, sorted_boxes, tiles_x, cursor, ids)
     work = np.argsort(offsets[:-1] - offsets[1:], kind="stable")
-    return TileLists(splats, boxes, offsets, ids, first, positions, work, tiles_x, tiles_y)
+    return TileLists(splats, boxes, offsets, ids, first, work, tiles_x, tiles_y)
