@@ -16,7 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,15 +27,16 @@ COUNT, SIZE, DEGREE = 20_000, 256, 3
 NAMES = ("means", "quats", "scales", "opacities", "colors")
 
 
-def evaluate(device: str, mode: str) -> dict[str, np.ndarray]:
+def evaluate(device: str, mode: Literal["classic", "antialiased"]) -> dict[str, np.ndarray]:
     """Image, alpha, gradients and statistics of the shell scene on one device."""
     from radcomp_plugins.splats.rasterize import rasterize
 
     leaves = [tensor.to(device).requires_grad_() for tensor in shell_scene(COUNT, DEGREE).values()]
+    means, quats, scales, opacities, colors = leaves
     viewmats, intrinsics = (tensor.to(device) for tensor in front_camera(SIZE))
     image, alpha, info = rasterize(
-        *leaves, viewmats, intrinsics, SIZE, SIZE, sh_degree=DEGREE, render_mode="RGB+ED", rasterize_mode=mode,
-        absgrad=True, compute_stats=True,
+        means, quats, scales, opacities, colors, viewmats, intrinsics, SIZE, SIZE, sh_degree=DEGREE,
+        render_mode="RGB+ED", rasterize_mode=mode, absgrad=True, compute_stats=True,
     )  # fmt: skip
     info["means2d"].retain_grad()
     weights = torch.randn(image.shape, generator=torch.Generator().manual_seed(1)).to(device)
@@ -78,10 +79,11 @@ def cuda_speed(count: int = 100_000, size: int = 400) -> dict[str, float]:
     from radcomp_plugins.splats.rasterize import rasterize
 
     leaves = [tensor.cuda().requires_grad_() for tensor in shell_scene(count, DEGREE).values()]
+    means, quats, scales, opacities, colors = leaves
     viewmats, intrinsics = (tensor.cuda() for tensor in front_camera(size))
 
     def forward() -> torch.Tensor:
-        return rasterize(*leaves, viewmats, intrinsics, size, size, sh_degree=DEGREE)[0]
+        return rasterize(means, quats, scales, opacities, colors, viewmats, intrinsics, size, size, sh_degree=DEGREE)[0]
 
     return {
         "forward_ms": milliseconds(forward),
@@ -96,7 +98,7 @@ def main() -> None:
     parser.add_argument("--save-cpu", type=Path, help="write the CPU's half to this .npz and stop")
     parser.add_argument("--cpu", type=Path, help="take the CPU's half from this .npz")
     options = parser.parse_args()
-    modes = ("classic", "antialiased")
+    modes: tuple[Literal["classic", "antialiased"], ...] = ("classic", "antialiased")
     if options.cpu is not None:
         with np.load(options.cpu, allow_pickle=False) as stored:
             cpu = {name: stored[name] for name in stored.files}

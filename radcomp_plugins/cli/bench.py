@@ -128,10 +128,14 @@ def measure_rasterizer(bench: BenchRasterizer) -> dict[str, Any]:
     device = "cuda" if cuda else "cpu"
     scene = shell_scene(bench.num_gaussians, bench.sh_degree)
     leaves = [tensor.to(device).requires_grad_() for tensor in scene.values()]
+    means, quats, scales, opacities, colors = leaves
     viewmats, intrinsics = (tensor.to(device) for tensor in front_camera(bench.size))
+    size, degree = bench.size, bench.sh_degree
 
     def forward() -> "tuple[Tensor, Tensor]":
-        return rasterize(*leaves, viewmats, intrinsics, bench.size, bench.size, sh_degree=bench.sh_degree)[:2]
+        return rasterize(means, quats, scales, opacities, colors, viewmats, intrinsics, size, size, sh_degree=degree)[
+            :2
+        ]
 
     def forward_only() -> None:
         with torch.no_grad():
@@ -164,7 +168,7 @@ def measure_frames(bench: BenchFrames) -> dict[Path, float]:
     from radcomp_plugins.splats.views import pinhole_views
     from radcomp_plugins.teachers.load import load_splats
 
-    pipeline = compat.load_run(bench.load_config, test_mode="test")[1]
+    pipeline: Any = compat.load_run(bench.load_config, test_mode="test")[1]
     # Reading the images first takes the distortion out of the cameras.
     _ = pipeline.datamanager.cached_eval
     views = pinhole_views(pipeline.datamanager.eval_dataset.cameras.to(pipeline.device))

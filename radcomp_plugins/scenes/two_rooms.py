@@ -322,7 +322,8 @@ def _garden(rng: np.random.Generator) -> list[Patch]:
 def _bush(radius: Number, rng: np.random.Generator) -> Patch:
     """A lumpy ball of leaves."""
     ball = sphere(1.0, "tree", sides=18, texel=9.0)
-    lumps = sum(np.sin(ball.points @ rng.normal(size=3) * f + rng.uniform(0, 6.28)) / f for f in (3.0, 4.0, 7.0, 9.0))
+    waves = [np.sin(ball.points @ rng.normal(size=3) * f + rng.uniform(0, 6.28)) / f for f in (3.0, 4.0, 7.0, 9.0)]
+    lumps = np.sum(waves, axis=0)
     points = ball.points * radius * (0.85 + 0.3 * lumps[..., None])
     points[:, -1] = points[:, 0]
     return grid(points, "tree", wrap=True, texel=9.0)

@@ -117,7 +117,7 @@ class Scene:
 
     materials: dict[str, Material]
     patches: list[Patch]
-    sky: tuple[Color, Color, Color] = ((0.0, 0.0, 0.0),) * 3
+    sky: tuple[Color, ...] = ((0.0, 0.0, 0.0),) * 3
     areas: tuple[AreaLight, ...] = ()
     bulbs: tuple[BulbLight, ...] = ()
     sun: Sun = field(default_factory=Sun)

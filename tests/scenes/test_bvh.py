@@ -1,3 +1,5 @@
+# Star arguments before others: pyright takes them for all that follow.
+# pyright: reportCallIssue=false
 import numpy as np
 import pytest
 

@@ -30,8 +30,8 @@ def test_depth_is_that_of_the_sphere_along_the_view_axis() -> None:
     rays = np.stack([x, y, -np.ones_like(x)], axis=-1) @ camera.pose[:3, :3].T
     eye = camera.pose[:3, 3]
     a, b, c = (rays**2).sum(-1), rays @ eye, eye @ eye - 0.36
-    root = b * b - a * c
-    expected = np.where(root > 0, (-b - np.sqrt(np.maximum(root, 0))) / a, 0.0)
+    root = np.asarray(b * b - a * c)
+    expected = np.where(root > 0, (np.negative(b) - np.sqrt(np.maximum(root, 0))) / a, 0.0)
     clear = np.abs(root) > 0.1
     assert np.allclose(depth[clear], expected[clear], atol=2e-3)
     assert ((depth > 0) == (expected > 0))[clear].all()

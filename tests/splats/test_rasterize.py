@@ -2,6 +2,7 @@
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -151,6 +152,13 @@ def leaves(scene: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: tensor.to(dtype).clone().requires_grad_() for name, tensor in scene.items()}
 
 
+def draw(scene: dict[str, Tensor], viewmats: Tensor, intrinsics: Tensor, width: int, height: int, **options: Any):
+    """`rasterize` of a scene of activated tensors."""
+    tensors = (scene["means"], scene["quats"], scene["scales"], scene["opacities"], scene["colors"])
+    means, quats, scales, opacities, colors = tensors
+    return rasterize(means, quats, scales, opacities, colors, viewmats, intrinsics, width, height, **options)
+
+
 def relative(ours: Tensor | None, theirs: Tensor | None) -> float:
     assert ours is not None and theirs is not None
     return float((ours.double() - theirs).abs().max() / theirs.abs().max())
@@ -165,8 +173,8 @@ def test_image_and_gradients_match_the_dense_reference(mode, degree):
         scene["colors"] = torch.rand(250, 3, generator=torch.Generator().manual_seed(5))
     viewmats, intrinsics = make_cameras(width, height)
     ours, theirs = leaves(scene, torch.float32), leaves(scene, torch.float64)
-    render, alpha, info = rasterize(
-        *ours.values(), viewmats, intrinsics, width, height, sh_degree=degree, render_mode="RGB+D", rasterize_mode=mode
+    render, alpha, info = draw(
+        ours, viewmats, intrinsics, width, height, sh_degree=degree, render_mode="RGB+D", rasterize_mode=mode
     )
     expected = reference(theirs, viewmats[0].double(), intrinsics[0].double(), width, height, degree, mode)
     assert (render[0].double() - expected["image"]).abs()[..., :3].max() <= 1e-5
@@ -183,12 +191,14 @@ def test_statistics_are_exact_and_add_up_over_cameras():
     width, height, number = 64, 48, 2
     scene = make_scene(300, 0, seed=2)
     viewmats, intrinsics = make_cameras(width, height, number)
-    info = rasterize(*scene.values(), viewmats, intrinsics, width, height, sh_degree=0, compute_stats=True)[2]
+    info = draw(scene, viewmats, intrinsics, width, height, sh_degree=0, compute_stats=True)[2]
     double = {name: tensor.double() for name, tensor in scene.items()}
     each = [reference(double, viewmats[i].double(), intrinsics[i].double(), width, height, 0) for i in range(number)]
     assert info["hits"].sum() > 1000
-    assert torch.equal(info["hits"], sum(e["hits"] for e in each))
-    torch.testing.assert_close(info["weight_sum"].double(), sum(e["weight_sum"] for e in each), rtol=1e-4, atol=1e-5)
+    assert torch.equal(info["hits"], torch.stack([e["hits"] for e in each]).sum(0))
+    torch.testing.assert_close(
+        info["weight_sum"].double(), torch.stack([e["weight_sum"] for e in each]).sum(0), rtol=1e-4, atol=1e-5
+    )
     largest = torch.stack([e["weight_max"] for e in each]).amax(0)
     torch.testing.assert_close(info["weight_max"].double(), largest, rtol=1e-4, atol=1e-6)
 
@@ -198,24 +208,20 @@ def test_backgrounds_batches_and_expected_depth():
     scene = make_scene(120, 1, seed=3)
     viewmats, intrinsics = make_cameras(width, height, 2)
     backgrounds = torch.tensor([[1.0, 0.5, 0.0], [0.2, 0.4, 0.6]])
-    plain, alpha, _ = rasterize(*scene.values(), viewmats, intrinsics, width, height, sh_degree=1, render_mode="RGB+ED")
-    over = rasterize(*scene.values(), viewmats, intrinsics, width, height, sh_degree=1, backgrounds=backgrounds)[0]
+    plain, alpha, _ = draw(scene, viewmats, intrinsics, width, height, sh_degree=1, render_mode="RGB+ED")
+    over = draw(scene, viewmats, intrinsics, width, height, sh_degree=1, backgrounds=backgrounds)[0]
     torch.testing.assert_close(over, plain[..., :3] + (1 - alpha) * backgrounds[:, None, None], atol=1e-6, rtol=1e-6)
-    total = rasterize(*scene.values(), viewmats, intrinsics, width, height, sh_degree=1, render_mode="D")[0]
+    total = draw(scene, viewmats, intrinsics, width, height, sh_degree=1, render_mode="D")[0]
     torch.testing.assert_close(plain[..., 3:] * alpha, total, atol=1e-4, rtol=1e-4)
     for index in range(2):
-        single = rasterize(
-            *scene.values(), viewmats[index : index + 1], intrinsics[index : index + 1], width, height, sh_degree=1
-        )[0]
+        single = draw(scene, viewmats[index : index + 1], intrinsics[index : index + 1], width, height, sh_degree=1)[0]
         assert torch.equal(single[0], plain[index, ..., :3])
 
 
 def draw_with_gradients(scene: dict[str, Tensor], absgrad: bool = False) -> list[Tensor]:
     viewmats, intrinsics = make_cameras(70, 52, 2)
     ours = leaves(scene, torch.float32)
-    render, alpha, info = rasterize(
-        *ours.values(), viewmats, intrinsics, 70, 52, sh_degree=3, absgrad=absgrad, compute_stats=True
-    )
+    render, alpha, info = draw(ours, viewmats, intrinsics, 70, 52, sh_degree=3, absgrad=absgrad, compute_stats=True)
     info["means2d"].retain_grad()
     (render.square().sum() + alpha.sum()).backward()
     extra = [info["means2d"].absgrad] if absgrad else []
@@ -248,7 +254,7 @@ def test_absolute_gradients_bound_the_signed_ones():
     scene = make_scene(200, 3, seed=7)
     viewmats, intrinsics = make_cameras(40, 40)
     ours = leaves(scene, torch.float32)
-    render, _, info = rasterize(*ours.values(), viewmats, intrinsics, 40, 40, sh_degree=3, absgrad=True)
+    render, _, info = draw(ours, viewmats, intrinsics, 40, 40, sh_degree=3, absgrad=True)
     info["means2d"].retain_grad()
     render.sin().sum().backward()
     signed, absolute = info["means2d"].grad, info["means2d"].absgrad
@@ -264,8 +270,8 @@ def test_nothing_to_draw_gives_the_background(size):
     behind = make_scene(5)
     behind["means"][:, 2] -= 100
     for scene in (empty, leaves(behind, torch.float32)):
-        render, alpha, info = rasterize(
-            *scene.values(), viewmats, intrinsics, *size, sh_degree=3, backgrounds=torch.full((1, 3), 0.25)
+        render, alpha, info = draw(
+            scene, viewmats, intrinsics, *size, sh_degree=3, backgrounds=torch.full((1, 3), 0.25)
         )
         assert render.shape == (1, size[1], size[0], 3) and torch.all(render == 0.25) and torch.all(alpha == 0)
         (render.sum() + alpha.sum()).backward()
@@ -275,10 +281,10 @@ def test_nothing_to_draw_gives_the_background(size):
 def test_gaussians_that_are_not_finite_are_culled():
     scene = make_scene(100, 1, seed=8)
     viewmats, intrinsics = make_cameras(40, 40)
-    clean = rasterize(*(t[4:] for t in scene.values()), viewmats, intrinsics, 40, 40, sh_degree=1)[0]
+    clean = draw({name: t[4:] for name, t in scene.items()}, viewmats, intrinsics, 40, 40, sh_degree=1)[0]
     scene["means"][0, 1], scene["scales"][1, 0], scene["quats"][2] = math.nan, math.inf, 0.0
     scene["opacities"][3] = math.nan
-    broken = rasterize(*scene.values(), viewmats, intrinsics, 40, 40, sh_degree=1)[0]
+    broken = draw(scene, viewmats, intrinsics, 40, 40, sh_degree=1)[0]
     assert torch.isfinite(broken).all()
     torch.testing.assert_close(broken, clean, atol=1e-6, rtol=0)
 
@@ -289,7 +295,7 @@ def test_gsplat_densifies_from_what_it_returns():
     scene = make_scene(80, 3, seed=9)
     raw = {**scene, "scales": scene["scales"].log(), "opacities": scene["opacities"].logit()}
     params = torch.nn.ParameterDict({name: torch.nn.Parameter(tensor) for name, tensor in raw.items()})
-    optimizers = {name: torch.optim.Adam([param]) for name, param in params.items()}
+    optimizers: dict[str, torch.optim.Optimizer] = {name: torch.optim.Adam([param]) for name, param in params.items()}
     strategy = DefaultStrategy(refine_start_iter=0, refine_every=1, grow_grad2d=1e-9, absgrad=True, prune_opa=0.0)
     state = strategy.initialize_state()
     viewmats, intrinsics = make_cameras(40, 40)
