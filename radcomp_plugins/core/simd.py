@@ -14,13 +14,16 @@ import operator
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import extending, types
 from numba.core import cgutils
 from numba.core.datamodel import models
-from numba.extending import intrinsic, overload, register_model
+from numba.extending import overload, register_model
 
 LANES = 16
 """Floats in a vector."""
+
+# Typed as anything: the decorator takes away the first argument, and type checkers do not see it.
+intrinsic: Any = extending.intrinsic
 
 _FLAGS = ("nnan", "ninf", "nsz", "arcp", "contract", "reassoc")
 _FLOAT = ir.FloatType()

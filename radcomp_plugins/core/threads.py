@@ -12,14 +12,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import extending, njit, types
 from numpy.typing import NDArray
 
 from radcomp_plugins.errors import InputError
 
 ENV_NUM_THREADS = "RADCOMP_NUM_THREADS"
 """Environment variable that overrides the number of threads found at start."""
+
+# Typed as anything: the decorator takes away the first argument, and type checkers do not see it.
+intrinsic: Any = extending.intrinsic
 
 _BLOCK = 1024
 """Items of a block: so many that claiming costs nothing, so few that the last ones do not keep others waiting."""
