@@ -126,7 +126,9 @@ def gaussians_from_state(state: dict[str, Tensor], source: Path, antialiased: bo
     if names["means"] not in state and "_model.means" in state:
         names = {name: f"_model.{name}" for name in SPLAT_KEYS}
     if "_model.asset" in state:
-        raise InputError(f"{source}: the run beside an exported asset; expected the asset itself, its scene.sog or .ply")
+        raise InputError(
+            f"{source}: the run beside an exported asset; expected the asset itself, its scene.sog or .ply"
+        )
     missing = [name for name, key in names.items() if key not in state]
     if missing:
         modules = sorted({key.split(".")[1] for key in state if key.startswith("_model.") and "." in key[7:]})
