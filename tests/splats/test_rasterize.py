@@ -88,7 +88,7 @@ def project(scene: dict[str, Tensor], view: Tensor, k: Tensor, width: int, heigh
     a, b, c = flat[:, 0, 0] + 0.3, flat[:, 0, 1], flat[:, 1, 1] + 0.3
     det = a * c - b * b
     mid = 0.5 * (a + c)
-    radius = torch.ceil(3 * (mid + (mid * mid - det).clamp(min=0.1).sqrt()).sqrt())
+    radius = torch.ceil(3 * (mid + (mid * mid - det).clamp(min=0.01).sqrt()).sqrt())
     means2d = torch.stack([fx * p[:, 0] / z + cx, fy * p[:, 1] / z + cy], -1)
     on = (means2d + radius[:, None] > 0).all(-1) & (means2d[:, 0] - radius < width) & (means2d[:, 1] - radius < height)
     return {
