@@ -262,7 +262,7 @@ def scene(seed: int) -> Scene:
     )
     lights = tuple(_towards_middle(light) for light in lights)
     sky = ((0.62, 0.66, 0.72), (0.5, 0.5, 0.5), (0.36, 0.34, 0.32))
-    return Scene(MATERIALS, place(patches, (0, 0, TOP), scale=1.15), sky, lights, exposure=0.36, gather=64)
+    return Scene(MATERIALS, place(patches, (0, 0, TOP), scale=1.15), sky, lights, exposure=0.41, gather=64)
 
 
 def _towards_middle(light: AreaLight) -> AreaLight:
@@ -282,7 +282,7 @@ def cameras(views: int, width: int, height: int, seed: int) -> list[Camera]:
         elevation = math.asin(-0.02 + 0.9 * height_part + 0.01 * rng.random())
         azimuth = 2.399963229728653 * k + 0.1 * rng.random()
         direction = rotation_z(math.degrees(azimuth)) @ (math.cos(elevation), 0.0, math.sin(elevation))
-        poses.append(look_at((4.1 + 0.25 * rng.random()) * direction, (0.0, 0.0, -0.02)))
+        poses.append(look_at((4.4 + 0.25 * rng.random()) * direction, (0.0, 0.0, -0.06)))
     return [Camera(pose, width, height, focal) for pose in poses]
 
 

@@ -349,7 +349,7 @@ def scene(seed: int) -> Scene:
             (EAST + 0.2, 0.5 * (b0 + b1), 0.5 * (bz0 + bz1)),
             (0, -0.5 * (b1 - b0), 0),
             (0, 0, 0.5 * (bz1 - bz0)),
-            gain,
+            tuple(1.5 * g for g in gain),
             True,
             24,
         ),
@@ -359,7 +359,7 @@ def scene(seed: int) -> Scene:
         BulbLight((2.15, 0.1, HEIGHT - 0.75 + 0.1), 0.05, (1.3, 0.98, 0.64), 12),
     )
     sun = Sun((0.42, 0.72, 0.6), (6.6, 5.7, 4.5))
-    return Scene(MATERIALS, patches, areas=areas, bulbs=bulbs, sun=sun, exposure=1.0, gather=64, smoothing=6)
+    return Scene(MATERIALS, patches, areas=areas, bulbs=bulbs, sun=sun, exposure=1.1, gather=64, smoothing=10)
 
 
 def cameras(views: int, width: int, height: int, seed: int) -> list[Camera]:

@@ -1,3 +1,4 @@
+import itertools
 import json
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def test_written_depth_of_one_view_lands_on_the_surfaces_of_another(made: tuple[
         path = folder / "depths" / f"{dataset.frame_name(k)}.png"
         depths.append(get_depth_image_from_path(path, height, width, dataset.DEPTH_UNIT)[..., 0].numpy())
     seen, shared = 0, 0
-    for k, m in ((7, 8), (0, 1), (5, 6)):
+    for k, m in itertools.permutations(range(VIEWS), 2):
         target = cameras[m]
         local = (points_of(cameras[k], depths[k]) - target.pose[:3, 3]) @ target.pose[:3, :3]
         z = -local[:, 2]
@@ -116,6 +117,8 @@ def test_written_depth_of_one_view_lands_on_the_surfaces_of_another(made: tuple[
         column = target.focal * local[front, 0] / z[front] + width / 2
         row = -target.focal * local[front, 1] / z[front] + height / 2
         inside = (column > 1) & (column < width - 1) & (row > 1) & (row < height - 1)
+        if inside.sum() < 50:
+            continue
         i, j = row[inside].astype(int), column[inside].astype(int)
         window = np.stack([depths[m][i + a, j + b] for a in (-1, 0, 1) for b in (-1, 0, 1)])
         nearest = np.where(window > 0, window, np.inf).min(axis=0)
@@ -124,7 +127,7 @@ def test_written_depth_of_one_view_lands_on_the_surfaces_of_another(made: tuple[
         assert (own < 0.93 * nearest).mean() < 0.05
         seen += len(own)
         shared += int(((own > 0.97 * nearest) & (own < 1.03 * window.max(axis=0))).sum())
-    assert seen > 500 and shared / seen > 0.35
+    assert seen > 5000 and shared / seen > 0.3
 
 
 def test_points_lie_on_visible_surfaces_in_their_colour(made: tuple[str, Path]) -> None:
@@ -182,7 +185,6 @@ def test_another_seed_gives_other_cameras_and_things() -> None:
             for a, b in zip(first.patches, second.patches, strict=False)
         )
         assert not np.array_equal(kind.cameras(4, 16, 16, 0)[0].pose, kind.cameras(4, 16, 16, 1)[0].pose)
-        assert np.array_equal(first.patches[-1].points, kind.build(0).patches[-1].points)
 
 
 def test_held_out_views() -> None:
