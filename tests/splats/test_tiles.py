@@ -24,7 +24,7 @@ def make(cameras: int = 1, count: int = 400, seed: int = 0) -> dict[str, np.ndar
     return {
         "radii": radii.astype(np.int32),
         "means2d": (rng.uniform(-0.2, 1.2, (*shape, 2)) * [WIDTH, HEIGHT]).astype(np.float32),
-        "depths": rng.choice(np.linspace(1, 2, count // 2), shape).astype(np.float32),
+        "depths": rng.choice(np.geomspace(0.02, 50, count // 2), shape).astype(np.float32),
         "conics": np.stack([a, b, c], -1).astype(np.float32),
         "opacities": rng.choice([0.0, 0.003, 0.01, 0.2, 0.9, 1.0], shape).astype(np.float32),
         "colors": rng.random((*shape, 3)).astype(np.float32),
