@@ -108,7 +108,7 @@ def test_written_depth_of_one_view_lands_on_the_surfaces_of_another(made: tuple[
     for k in range(VIEWS):
         path = folder / "depths" / f"{dataset.frame_name(k)}.png"
         depths.append(get_depth_image_from_path(path, height, width, dataset.DEPTH_UNIT)[..., 0].numpy())
-    seen, shared = 0, 0
+    seen, shared, before = 0, 0, 0
     for k, m in itertools.permutations(range(VIEWS), 2):
         target = cameras[m]
         local = (points_of(cameras[k], depths[k]) - target.pose[:3, 3]) @ target.pose[:3, :3]
@@ -116,18 +116,18 @@ def test_written_depth_of_one_view_lands_on_the_surfaces_of_another(made: tuple[
         front = z > 0.05
         column = target.focal * local[front, 0] / z[front] + width / 2
         row = -target.focal * local[front, 1] / z[front] + height / 2
-        inside = (column > 1) & (column < width - 1) & (row > 1) & (row < height - 1)
+        inside = (column > 2) & (column < width - 2) & (row > 2) & (row < height - 2)
         if inside.sum() < 50:
             continue
         i, j = row[inside].astype(int), column[inside].astype(int)
-        window = np.stack([depths[m][i + a, j + b] for a in (-1, 0, 1) for b in (-1, 0, 1)])
+        window = np.stack([depths[m][i + a - 2, j + b - 2] for a, b in np.ndindex(5, 5)])
         nearest = np.where(window > 0, window, np.inf).min(axis=0)
         own = z[front][inside]
         # A pixel is a few hundredths of its depth wide: neighbours bound what is seen in between.
-        assert (own < 0.93 * nearest).mean() < 0.05
+        before += int((own < 0.93 * nearest).sum())
         seen += len(own)
         shared += int(((own > 0.97 * nearest) & (own < 1.03 * window.max(axis=0))).sum())
-    assert seen > 5000 and shared / seen > 0.3
+    assert seen > 5000 and before / seen < 0.03 and shared / seen > 0.4, (seen, before / seen, shared / seen)
 
 
 def test_points_lie_on_visible_surfaces_in_their_colour(made: tuple[str, Path]) -> None:
