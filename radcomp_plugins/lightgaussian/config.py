@@ -51,7 +51,7 @@ class LightGaussianPipelineConfig(SplatPipelineConfig):
     _target: type = field(default_factory=lambda: cast(type, build_pipeline))
     teacher: Path | None = None
     """What to compress: a splatfacto run folder, its config.yml, a .ckpt of it, or a splat file (.ply, .sog) in the
-    dataset's own frame. Without --data the dataset of the teacher's run is used."""
+    frame that the dataset parser gives. Without --data the dataset of the teacher's run is used."""
     significance: Literal["exact", "paper", "hits", "hits-opacity", "weight-sum", "weight-max"] = "exact"
     """What pruning and quantisation rank Gaussians by. `exact`: the blending weights alpha * T they reach over all
     training pixels. `paper`: hit count * opacity * clipped volume^0.1 (Eq. 3 and 4); the others are its ablations."""
