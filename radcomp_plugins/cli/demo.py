@@ -43,8 +43,8 @@ METHODS = {"lightgaussian": DemoMethod("lightgaussian-tiny", "scene.sog")}
 class Demo:
     """Make a scene, train a splat teacher, compress it, decode the files, and report size and quality.
 
-    The embedded scene takes three to five minutes on two CPU cores. What was finished is kept: a demo that was interrupted
-    goes on where it was when it is started again with the same settings.
+    The embedded scene takes three to five minutes on two CPU cores. What was finished is kept: a demo that was
+    interrupted goes on where it was when it is started again with the same settings.
     Examples: radcomp demo --output-dir outputs/demo
               radcomp demo --data ~/photos/garden --output-dir outputs/garden
     """
