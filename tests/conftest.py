@@ -34,7 +34,8 @@ def checked_modules() -> list[str]:
 jaxtyping.install_import_hook(checked_modules(), "beartype.beartype")
 
 # How long an example takes says nothing on a shared machine.
-hypothesis.settings.register_profile("radcomp", deadline=None)
+# The same examples in every run, so that what passes here passes there.
+hypothesis.settings.register_profile("radcomp", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("radcomp")
 
 # Workers of pytest-xdist share the cores.
