@@ -13,8 +13,9 @@ may be fused and reordered, the same way in every call.
 import operator
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
-from numba import extending, types
+from numba import extending, njit, types
 from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import overload, register_model
@@ -173,6 +174,19 @@ def load(typingctx, array, index):  # noqa: ANN001, ANN201
 
 
 @intrinsic
+def load_bytes(typingctx, array, index):  # noqa: ANN001, ANN201
+    """The 16 bytes of a contiguous 1-D uint8 array that begin at `index`, as floats 0 to 255; nothing is checked."""
+
+    def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        index = context.cast(builder, args[1], signature.args[1], types.intp)
+        pointer = builder.bitcast(builder.gep(array.data, [index]), ir.VectorType(ir.IntType(8), LANES).as_pointer())
+        return builder.uitofp(builder.load(pointer, align=1), _VECTOR)
+
+    return vector(array, index), codegen
+
+
+@intrinsic
 def store(typingctx, array, index, value):  # noqa: ANN001, ANN201
     """Write a vector to a contiguous 1-D float32 array from `index` on; nothing is checked."""
 
@@ -192,6 +206,40 @@ def select(typingctx, condition, a, b):  # noqa: ANN001, ANN201
         return builder.select(args[0], left, right)
 
     return vector(condition, a, b), codegen
+
+
+@intrinsic
+def swap_halves(typingctx, value):  # noqa: ANN001, ANN201
+    """Lanes 8 to 15, then lanes 0 to 7."""
+
+    def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
+        order = [(i + LANES // 2) % LANES for i in range(LANES)]
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), order)
+        return builder.shuffle_vector(args[0], ir.Constant(_VECTOR, ir.Undefined), lanes)
+
+    return vector(value), codegen
+
+
+@intrinsic
+def lane(typingctx, value, index):  # noqa: ANN001, ANN201
+    """One lane as a float."""
+
+    def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
+        return builder.extract_element(args[0], context.cast(builder, args[1], signature.args[1], types.int32))
+
+    return types.float32(value, index), codegen
+
+
+@intrinsic
+def power_of_two(typingctx, value):  # noqa: ANN001, ANN201
+    """2 to the power of each lane, which holds a whole number from -126 to 127."""
+
+    def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
+        kind = ir.VectorType(ir.IntType(32), LANES)
+        biased = builder.add(builder.fptosi(args[0], kind), ir.Constant(kind, [127] * LANES))
+        return builder.bitcast(builder.shl(biased, ir.Constant(kind, [23] * LANES)), _VECTOR)
+
+    return vector(value), codegen
 
 
 def _lanewise(name: str) -> Any:
@@ -215,17 +263,26 @@ minimum = _lanewise("minnum")
 maximum = _lanewise("maxnum")
 
 
-@intrinsic
-def absolute(typingctx, value):  # noqa: ANN001, ANN201
-    """Magnitude of each lane."""
+def _unary(name: str) -> Any:
+    """An intrinsic of LLVM that takes a vector."""
 
-    def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_VECTOR, [_VECTOR]), f"llvm.fabs.v{LANES}f32"
-        )
-        return builder.call(function, args)
+    @intrinsic
+    def emit(typingctx, value):  # noqa: ANN001, ANN202
+        def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
+            function = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(_VECTOR, [_VECTOR]), f"llvm.{name}.v{LANES}f32"
+            )
+            return builder.call(function, args)
 
-    return vector(value), codegen
+        return vector(value), codegen
+
+    return emit
+
+
+absolute = _unary("fabs")
+"""Magnitude of each lane."""
+floor = _unary("floor")
+"""Largest whole number not above each lane."""
 
 
 def _reduction(name: str, has_start: bool) -> Any:
@@ -283,3 +340,33 @@ def lowest_bit(typingctx, bits):  # noqa: ANN001, ANN201
         return builder.cttz(value, ir.Constant(ir.IntType(1), 1))
 
     return types.int64(bits), codegen
+
+
+_LOG2_E = np.float32(1.4426950408889634)
+_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # their sum is ln 2; the first has few bits
+_EXP_LIMIT = np.float32(87.0)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def exp(x):  # noqa: ANN001, ANN201
+    """e to the power of each lane, which is first clamped to -87 .. 87; relative error 2e-7.
+
+    x = n ln 2 + r with |r| <= ln 2 / 2, and e^r by its Taylor polynomial of degree 7.
+    """
+    x = maximum(minimum(x, _EXP_LIMIT), -_EXP_LIMIT)
+    n = floor(x * _LOG2_E + np.float32(0.5))
+    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    p = r * np.float32(1 / 5040) + np.float32(1 / 720)
+    p = p * r + np.float32(1 / 120)
+    p = p * r + np.float32(1 / 24)
+    p = p * r + np.float32(1 / 6)
+    p = p * r + np.float32(0.5)
+    p = p * r + np.float32(1.0)
+    p = p * r + np.float32(1.0)
+    return p * power_of_two(n)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def sigmoid(x):  # noqa: ANN001, ANN201
+    """1 / (1 + exp(-x)) of each lane."""
+    return np.float32(1.0) / (np.float32(1.0) + exp(np.float32(0.0) - x))

@@ -104,3 +104,48 @@ def bits_in_order(bits, out):
 def test_lowest_bit():
     out = np.empty(16, np.int64)
     assert out[: bits_in_order(0b1000_0110_0000_0001, out)].tolist() == [0, 9, 10, 15]
+
+
+@njit
+def bytes_and_lanes(data, start, out):
+    v = simd.load_bytes(data, start)
+    simd.store(out, 0, v)
+    simd.store(out, 16, simd.swap_halves(v))
+    simd.store(out, 32, simd.floor(v * np.float32(0.3)))
+    return simd.lane(v, 6)
+
+
+def test_bytes_and_lanes():
+    data = np.random.default_rng(5).integers(0, 256, 40, dtype=np.uint8)
+    data[7:9] = 0, 255
+    out = np.empty(48, np.float32)
+    assert bytes_and_lanes(data, 3, out) == data[9]
+    expected = data[3:19].astype(np.float32)
+    np.testing.assert_array_equal(out[:16], expected)
+    np.testing.assert_array_equal(out[16:32], np.roll(expected, 8))
+    np.testing.assert_array_equal(out[32:], np.floor(expected * np.float32(0.3)))
+
+
+@njit
+def exponentials(x, out):
+    v = simd.load(x, 0)
+    simd.store(out, 0, simd.exp(v))
+    simd.store(out, 16, simd.sigmoid(v))
+
+
+@pytest.mark.parametrize("scale", [0.3, 5.0, 80.0])
+def test_exp_and_sigmoid(scale):
+    x = np.linspace(-scale, scale, 16).astype(np.float32)
+    out = np.empty(32, np.float32)
+    exponentials(x, out)
+    exact = np.exp(x.astype(np.float64))
+    np.testing.assert_allclose(out[:16], exact, rtol=4e-7)
+    np.testing.assert_allclose(out[16:], exact / (1 + exact), rtol=4e-7)
+
+
+def test_exp_is_clamped():
+    out = np.empty(32, np.float32)
+    exponentials(np.full(16, 1e6, np.float32), out)
+    assert np.isfinite(out[0]) and out[0] > 1e37 and out[16] == 1
+    exponentials(np.full(16, -1e6, np.float32), out)
+    assert 0 < out[0] < 1e-37 and 0 <= out[16] < 1e-37
