@@ -190,6 +190,52 @@ def _encode_backward(start, step, counter, x, grads, resolutions, size, features
                 _scatter_one(fractions, indices, count, entries, f, grads, begin, column + f)
 
 
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_FUSED, inline="never")
+def _pull_back(fractions, indices, count, level, resolution, grads, row, column, out):
+    """Add one level's share of the gradient to the positions: the slope of the interpolation times `grads`."""
+    features = level.shape[1]
+    values = np.empty(8, level.dtype)
+    for j in range(count):
+        fx, fy, fz = fractions[0, j], fractions[1, j], fractions[2, j]
+        for corner in range(8):
+            value = _ZERO
+            for f in range(features):
+                value += grads[row + j, column + f] * level[indices[corner, j], f]
+            values[corner] = value
+        # Along x on the four edges; then what is left to interpolate in y and z.
+        e00, e10 = values[0] + fx * (values[1] - values[0]), values[2] + fx * (values[3] - values[2])
+        e01, e11 = values[4] + fx * (values[5] - values[4]), values[6] + fx * (values[7] - values[6])
+        d0 = (_ONE - fy) * (values[1] - values[0]) + fy * (values[3] - values[2])
+        d1 = (_ONE - fy) * (values[5] - values[4]) + fy * (values[7] - values[6])
+        out[row + j, 0] += resolution * ((_ONE - fz) * d0 + fz * d1)
+        out[row + j, 1] += resolution * ((_ONE - fz) * (e10 - e00) + fz * (e11 - e01))
+        out[row + j, 2] += resolution * ((_ONE - fy) * (e01 - e00) + fy * (e11 - e10))
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _position_backward(start, step, counter, x, table, grads, resolutions, size, chunk, out):
+    """Gradient of chunks of points to their positions; `out` is zeroed first."""
+    features = table.shape[1]
+    mask = np.uint32(size - 1)
+    coordinates = np.empty((3, min(chunk, len(x))), x.dtype)
+    fractions, indices = np.empty((3, _BLOCK), x.dtype), np.empty((8, _BLOCK), np.uint32)
+    while True:
+        first = claim(counter) * chunk
+        if first >= len(x):
+            return
+        total = min(chunk, len(x) - first)
+        out[first : first + total] = _ZERO
+        _transpose(x, first, total, coordinates)
+        for level in range(len(resolutions)):
+            entries = table[level * size : (level + 1) * size]
+            for begin in range(0, total, _BLOCK):
+                count = min(_BLOCK, total - begin)
+                _locate(coordinates, begin, count, resolutions[level], mask, fractions, indices)
+                _pull_back(
+                    fractions, indices, count, entries, resolutions[level], grads, first + begin, level * features, out
+                )
+
+
 def _array(tensor: Tensor, dtype: torch.dtype) -> NDArray[Any]:
     return tensor.detach().to(dtype).contiguous().numpy()
 
@@ -201,40 +247,43 @@ def _chunk(count: int) -> int:
 
 
 class _HashEncode(torch.autograd.Function):
-    """The kernels under autograd: gradient to the table only."""
+    """The kernels under autograd; second derivatives are refused."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, table: Tensor, resolutions: Tensor, size: int) -> Tensor:  # type: ignore[override]
         dtype = table.dtype
         points, levels = _array(x, dtype), _array(resolutions, dtype)
         out = torch.empty(len(x), len(levels) * table.shape[1], dtype=dtype)
-        run_striped(
-            _encode, new_counter(), points, _array(table, dtype), levels, size, _chunk(len(points)), out.numpy()
-        )
-        ctx.points, ctx.levels, ctx.size, ctx.shape = points, levels, size, table.shape
+        entries, chunk = _array(table, dtype), _chunk(len(points))
+        run_striped(_encode, new_counter(), points, entries, levels, size, chunk, out.numpy())
+        # Saved by autograd, so that a table changed in place before the backward pass is noticed.
+        ctx.save_for_backward(table)
+        ctx.points, ctx.levels, ctx.size, ctx.position_dtype = points, levels, size, x.dtype
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None]:  # type: ignore[override]
-        out = torch.empty(ctx.shape, dtype=grad.dtype)
-        run_striped(
-            _encode_backward,
-            new_counter(),
-            ctx.points,
-            _array(grad, grad.dtype),
-            ctx.levels,
-            ctx.size,
-            ctx.shape[1],
-            out.numpy(),
-        )
-        return None, out, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+        (table,) = ctx.saved_tensors
+        grads, to_x, to_table = _array(grad, table.dtype), None, None
+        if ctx.needs_input_grad[1]:
+            to_table = torch.empty(table.shape, dtype=table.dtype)
+            args = ctx.points, grads, ctx.levels, ctx.size, table.shape[1], to_table.numpy()
+            run_striped(_encode_backward, new_counter(), *args)
+        if ctx.needs_input_grad[0]:
+            out = torch.empty(ctx.points.shape, dtype=table.dtype)
+            chunk = _chunk(len(ctx.points))
+            entries = _array(table, table.dtype)
+            args = ctx.points, entries, grads, ctx.levels, ctx.size, chunk, out.numpy()
+            run_striped(_position_backward, new_counter(), *args)
+            to_x = out.to(ctx.position_dtype)
+        return to_x, to_table, None, None
 
 
 def hash_encode_torch(
     x: Float[Tensor, "N 3"], table: Float[Tensor, "LT F"], resolutions: Float[Tensor, " L"], log2_size: int
 ) -> Float[Tensor, "N LF"]:
-    """`hash_encode` in plain torch: for any device, for gradients to x, and the reference of the kernels."""
+    """`hash_encode` in plain torch: for any device, twice differentiable, and the reference of the kernels."""
     size, features = 1 << log2_size, table.shape[1]
     scaled = x[:, None, :].to(table.dtype) * resolutions[:, None].to(table.dtype)  # [N, L, 3]
     low = scaled.detach().floor()
@@ -257,8 +306,8 @@ def hash_encode(
 ) -> Float[Tensor, "N LF"]:
     """Trilinearly interpolated features of every level (Müller et al. 2022), level-major.
 
-    CPU tensors go through kernels whose results are bit-identical for any number of threads; positions that require
-    gradients, and other devices and dtypes, through plain torch.
+    CPU tensors go through kernels, whose results are bit-identical for any number of threads; other devices and dtypes
+    through plain torch.
 
     Args:
         x: positions, usually in [0, 1]. Any number is safe: the hash wraps outside, as it does within a fine level.
@@ -280,8 +329,7 @@ def hash_encode(
         )
     if x.ndim != 2 or x.shape[1] != 3:
         raise ValueError(f"positions are {tuple(x.shape)}, expected (N, 3)")
-    on_cpu = x.device.type == table.device.type == "cpu" and table.dtype in (torch.float32, torch.float64)
-    if not on_cpu or (x.requires_grad and torch.is_grad_enabled()):
+    if table.device.type != "cpu" or table.dtype not in (torch.float32, torch.float64):
         return hash_encode_torch(x, table, resolutions, log2_size)
     return _HashEncode.apply(x, table, resolutions, 1 << log2_size)  # type: ignore[no-any-return]
 
@@ -331,9 +379,8 @@ class HashGrid(torch.nn.Module):
             )
         self.log2_size = log2_size
         self.register_buffer("resolutions", geometric_resolutions(num_levels, min_res, max_res), persistent=False)
-        self.table = torch.nn.Parameter(
-            torch.empty(num_levels << log2_size, features).uniform_(-init_scale, init_scale)
-        )
+        entries = torch.empty(num_levels << log2_size, features).uniform_(-init_scale, init_scale)
+        self.table = torch.nn.Parameter(entries)
 
     @property
     def out_dim(self) -> int:
