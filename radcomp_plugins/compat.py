@@ -5,8 +5,9 @@ nerfstudio's own imports, so it only touches what is complete by then; what is n
 command calls `tyro.cli`. What is process-wide, and why it is safe:
 
 - torch.serialization's safe globals grow by numpy scalars and dtypes (`register_safe_globals`);
-- `tyro.cli` is wrapped: it passes everything through, except that `ns-export` gets our subcommands and that modules
-  that imported `eval_setup` get the one of this module (`install_tyro_hook`);
+- `tyro.cli` is wrapped: it passes everything through, except that `ns-export` gets our subcommands, that modules that
+  imported `eval_setup` get the one of this module, and that `ns-train` starts its processes with ours
+  (`install_tyro_hook`);
 - the two dataset parsers that read .ply points with open3d read them with plyfile (`install_point_readers`);
 - `sys.excepthook` prints an `InputError` as one line and passes all else on (`install_excepthook`).
 """
@@ -22,6 +23,7 @@ import sys
 import threading
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
@@ -29,6 +31,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from radcomp_plugins.errors import InputError
 
@@ -43,6 +46,7 @@ OPEN3D_PACKAGES = "libusb-1.0-0 libgl1 libegl1"
 _OPEN3D_LIBRARIES = ("libusb-1.0.so.0", "libGL.so.1", "libEGL.so.1", "libX11.so.6")
 
 _EXPORTER = "nerfstudio.scripts.exporter"
+_TRAIN = "nerfstudio.scripts.train"
 _EVAL_UTILS = "nerfstudio.utils.eval_utils"
 # Config fields that hold a path into the user's file system; others (images_path, colmap_path) are relative to `data`.
 _PATH_FIELDS = ("data", "teacher", "asset", "asset_path")
@@ -379,6 +383,7 @@ def install_tyro_hook() -> None:
     @functools.wraps(original)
     def cli(f: Any, *args: Any, **kwargs: Any) -> Any:
         use_our_eval_setup()
+        use_our_distributed_worker()
         commands = _with_our_exports(f)
         if commands is not f and kwargs.get("args") is None:
             from radcomp_plugins.cli.export import spell_out_flags
@@ -391,15 +396,97 @@ def install_tyro_hook() -> None:
 
 def _with_our_exports(commands: Any) -> Any:
     """ns-export's union of subcommands with ours in it; anything else comes back as it is."""
-    main = sys.modules.get("__main__")
-    is_main = getattr(getattr(main, "__spec__", None), "name", None) == _EXPORTER
-    exporter = main if is_main else sys.modules.get(_EXPORTER)
+    exporter = _script(_EXPORTER)
     if exporter is None or commands is not vars(exporter).get("Commands"):
         return commands
     from radcomp_plugins.cli.export import EXPORTS
 
     union, *markers = typing.get_args(commands)
     return Annotated[(Union[(*typing.get_args(union), *EXPORTS)], *markers)]  # noqa: UP007
+
+
+def _script(name: str) -> ModuleType | None:
+    """A nerfstudio script's module if it is running: it has another name where it was started with `python -m`."""
+    main = sys.modules.get("__main__")
+    is_main = getattr(getattr(main, "__spec__", None), "name", None) == name
+    return main if is_main else sys.modules.get(name)
+
+
+# Several processes on a machine without CUDA (ns-train --machine.num-devices) ----------------------------------------
+
+
+def use_our_distributed_worker() -> None:
+    """Have nerfstudio's launcher start `distributed_worker` in its processes."""
+    train = _script(_TRAIN)
+    if train is not None and hasattr(train, "_distributed_worker"):
+        train._distributed_worker = distributed_worker  # type: ignore[attr-defined]
+
+
+def distributed_worker(
+    local_rank: int,
+    main_func: Callable[..., Any],
+    world_size: int,
+    num_devices_per_machine: int,
+    machine_rank: int,
+    dist_url: str,
+    config: Any,
+    timeout: timedelta,
+    device_type: Literal["cpu", "cuda", "mps"] = "cuda",
+) -> Any:
+    """Run one of a training's processes, as nerfstudio's launcher does, on the CPU too.
+
+    Upstream picks gloo for the CPU, but asserts CUDA before and after. With CUDA this is upstream's own function.
+
+    Args: those of upstream's function of the same name.
+    """
+    from nerfstudio.scripts import train
+    from nerfstudio.utils import comms
+
+    arguments = (local_rank, main_func, world_size, num_devices_per_machine, machine_rank, dist_url, config, timeout)
+    if device_type != "cpu":
+        # A process that the launcher has spawned never calls tyro, so here upstream's is still in its place.
+        return train._distributed_worker(*arguments, device_type)
+    _share_cores(num_devices_per_machine)
+    _mend_ddp_on_cpu()
+    rank = machine_rank * num_devices_per_machine + local_rank
+    torch.distributed.init_process_group("gloo", dist_url, timeout, world_size, rank)
+    for machine in range(world_size // num_devices_per_machine):
+        first = machine * num_devices_per_machine
+        group = torch.distributed.new_group(list(range(first, first + num_devices_per_machine)))
+        if machine == machine_rank:
+            comms.LOCAL_PROCESS_GROUP = group
+    result = main_func(local_rank, world_size, config, rank)
+    comms.synchronize()
+    torch.distributed.destroy_process_group()
+    return result
+
+
+def _share_cores(processes: int) -> None:
+    """Spread this process over its share of the cores only: with more threads than cores all of them get slower."""
+    from radcomp_plugins.core import threads
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    threads.set_num_threads(max(1, threads.get_num_threads() // processes))
+
+
+def _mend_ddp_on_cpu() -> None:
+    """Let pipelines wrap a model on the CPU: upstream names a device to DDP and to gloo's barrier, and both refuse.
+
+    Process-wide, in a process that does nothing but train on the CPU.
+    """
+    from nerfstudio.pipelines import base_pipeline
+
+    class CpuDDP(DistributedDataParallel):
+        def __init__(self, module: torch.nn.Module, device_ids: Any = None, **kwargs: Any) -> None:
+            super().__init__(module, **kwargs)
+
+    barrier = torch.distributed.barrier
+
+    def cpu_barrier(*args: Any, device_ids: Any = None, **kwargs: Any) -> Any:
+        return barrier(*args, **kwargs)
+
+    base_pipeline.DDP = CpuDDP  # type: ignore[misc]
+    torch.distributed.barrier = cpu_barrier
 
 
 # Points without open3d, and its system libraries ---------------------------------------------------------------------
