@@ -7,7 +7,6 @@ which of its eight cells of factor f / 2 hold something.
 import numpy as np
 from jaxtyping import Bool, UInt8
 from numba import njit
-from numpy.typing import NDArray
 
 FACTORS = (4, 8, 16, 32, 64, 128)
 """Texels along a side of a cell, of all grids in an asset; viewers with distance grids read factor 8 alone."""
@@ -58,56 +57,41 @@ def _mark_near(cells, away):  # noqa: ANN001, ANN202
 
 
 @njit(nogil=True, cache=True)
-def _sweep_x(away):  # noqa: ANN001, ANN202
-    """Distances along x alone: how many cells to the nearest 0 of the same row."""
+def _sweep(away, i, j, towards, best):  # noqa: ANN001, ANN202
+    """Lower row [i, j] to one more than its neighbours on the side that the sweep comes from."""
     x, y, z = away.shape
-    for i in range(1, x):
-        for j in range(y):
+    best[:] = FURTHEST
+    if 0 <= i - towards < x:
+        for b in range(max(j - 1, 0), min(j + 2, y)):
             for k in range(z):
-                away[i, j, k] = min(away[i, j, k], away[i - 1, j, k] + 1)
-    for i in range(x - 2, -1, -1):
-        for j in range(y):
-            for k in range(z):
-                away[i, j, k] = min(away[i, j, k], away[i + 1, j, k] + 1)
-
-
-@njit(nogil=True, cache=True)
-def _spread(row, out):  # noqa: ANN001, ANN202
-    """out[j] = min over i of max(|i - j|, row[i]): one pass of the separable transform under the largest norm.
-
-    Looking no further than the best found so far makes it linear in what there is to see.
-    """
-    n = len(row)
-    for j in range(n):
-        best = row[j]
-        step = 1
-        while step < best:
-            if j - step >= 0:
-                best = min(best, max(step, row[j - step]))
-            if j + step < n:
-                best = min(best, max(step, row[j + step]))
-            step += 1
-        out[j] = best
-
-
-@njit(nogil=True, cache=True)
-def _sweep_y_and_z(away):  # noqa: ANN001, ANN202
-    x, y, z = away.shape
-    row = np.empty(max(y, z), np.int64)
-    out = np.empty(max(y, z), np.int64)
-    for i in range(x):
+                best[k] = min(best[k], away[i - towards, b, k])
+    if 0 <= j - towards < y:
         for k in range(z):
-            for j in range(y):
-                row[j] = away[i, j, k]
-            _spread(row[:y], out[:y])
-            for j in range(y):
-                away[i, j, k] = out[j]
+            best[k] = min(best[k], away[i, j - towards, k])
+    first, last = (0, z - 1) if towards > 0 else (z - 1, 0)
+    before = FURTHEST
+    for k in range(first, last + towards, towards):
+        nearest = min(best[k], before)
+        if k > 0:
+            nearest = min(nearest, best[k - 1])
+        if k < z - 1:
+            nearest = min(nearest, best[k + 1])
+        # min before the addition: the sum of 255 and 1 does not fit into a byte.
+        before = min(away[i, j, k], min(nearest, FURTHEST - 1) + 1)
+        away[i, j, k] = before
+
+
+@njit(nogil=True, cache=True)
+def _chamfer(away):  # noqa: ANN001, ANN202
+    """Distances under the largest norm, exact after one sweep forth and one back over all 26 neighbours."""
+    x, y, z = away.shape
+    best = np.empty(z, np.int64)
+    for i in range(x):
         for j in range(y):
-            for k in range(z):
-                row[k] = away[i, j, k]
-            _spread(row[:z], out[:z])
-            for k in range(z):
-                away[i, j, k] = out[k]
+            _sweep(away, i, j, 1, best)
+    for i in range(x - 1, -1, -1):
+        for j in range(y - 1, -1, -1):
+            _sweep(away, i, j, -1, best)
 
 
 def distance_grid(cells: Bool[np.ndarray, "X Y Z"]) -> UInt8[np.ndarray, "X Y Z"]:
@@ -117,9 +101,7 @@ def distance_grid(cells: Bool[np.ndarray, "X Y Z"]) -> UInt8[np.ndarray, "X Y Z"
         0 where occupied or touching; else how many cells away under the largest norm the nearest occupied one is, less
         1, at most 255; 255 everywhere where nothing is occupied.
     """
-    # 16 bits, so that the largest distance and one more fit.
-    away: NDArray[np.int16] = np.full(cells.shape, FURTHEST, np.int16)
+    away = np.full(cells.shape, FURTHEST, np.uint8)
     _mark_near(np.ascontiguousarray(cells), away)
-    _sweep_x(away)
-    _sweep_y_and_z(away)
-    return away.astype(np.uint8)
+    _chamfer(away)
+    return away

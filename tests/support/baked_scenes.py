@@ -164,11 +164,10 @@ def _voxels(layout: Layout, index: int, bodies: list[Body], at: NDArray[np.float
 
 
 def _bake(layout: Layout, index: int, bodies: list[Body]) -> BakedSubmodel:
-    resolution = layout.triplane_resolution
-    texels = _grid_points(resolution, (resolution,) * 3).reshape(-1, 3)
+    half = layout.triplane_resolution // 2
+    texels = _grid_points(half, (half,) * 3).reshape(-1, 3)
     near = np.concatenate([_nearness(part, layout, index, bodies)[0] for part in np.array_split(texels, 64)])
-    voxels = (near < 1.0).reshape((resolution,) * 3)
-    cells = voxels.reshape(resolution // 4, 4, resolution // 4, 4, resolution // 4, 4).any(axis=(1, 3, 5))
+    cells = (near < 1.4).reshape(half // 2, 2, half // 2, 2, half // 2, 2).any(axis=(1, 3, 5))
     packed = pack_cells(cells)
     indices = _block_indices(layout, cells)
     edge = layout.block_size + 1
