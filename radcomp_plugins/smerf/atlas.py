@@ -87,33 +87,26 @@ def index_bytes(block_indices: Int32[np.ndarray, "X Y Z"], size: AtlasSize) -> U
     return table[block_indices]  # -1 picks the last row
 
 
-def block_rows(places: UInt8[np.ndarray, "X Y Z 3"], size: AtlasSize, where: str) -> Int32[np.ndarray, "X Y Z"]:
+def block_rows(places: UInt8[np.ndarray, "X Y Z 3"], size: AtlasSize) -> Int32[np.ndarray, "X Y Z"]:
     """The inverse of `index_bytes`: rows of blocks, -1 for empty ones.
 
-    Args:
-        places: as read from a file.
-        size: of the atlas.
-        where: name of the file, for the error line.
-
     Raises:
-        InputError: a place outside the atlas, a place taken twice, or one in other than C order.
+        InputError: a place outside the atlas, or places that do not count up in C order of the grid.
     """
     empty = places[..., 0] == EMPTY
     if (places[empty] != EMPTY).any():
-        raise InputError(f"{where}: a block index is 255 on x alone, expected 255 on all axes of an empty block")
-    used = places[~empty]
+        raise InputError("a block index is 255 on the first axis and not on all")
+    used = places[~empty].astype(np.int64)
     outside = (used >= np.asarray(size.blocks)).any(axis=-1)
     if outside.any():
-        got = tuple(int(i) for i in used[outside.argmax()])
-        raise InputError(f"{where}: block index {got}, expected one inside the atlas of {size.blocks} blocks")
-    flat = np.ravel_multi_index(tuple(used.T.astype(np.int64)), size.blocks)
+        raise InputError(
+            f"block index {used[outside.argmax()].tolist()} outside the atlas of {list(size.blocks)} blocks"
+        )
+    flat = np.ravel_multi_index(tuple(used.T), size.blocks)
     wrong = flat != np.arange(len(flat))
     if wrong.any():
         first = int(wrong.argmax())
-        raise InputError(
-            f"{where}: block {first} of the grid lies at place {int(flat[first])} of the atlas, expected {first}: "
-            "blocks count up in C order"
-        )
+        raise InputError(f"block {first} of the grid at place {int(flat[first])} of the atlas")
     rows = np.full(places.shape[:3], -1, np.int32)
     rows[~empty] = np.arange(len(flat), dtype=np.int32)
     return rows

@@ -59,8 +59,8 @@ def toy_scene(T: int = 64, S: int = 16, K: int = 1, P: int = 2, seed: int = 0) -
         The scene with three test frames: one from outside the linear region, one closer, one from the last submodel.
     """
     alive = tuple(sorted((ix * K + K // 2) * K + K // 2 for ix in range(K)))
-    shift = np.array([[1.0, 0.0, 0.0, 0.1], [0.0, 1.0, 0.0, -0.2], [0.0, 0.0, 1.0, 0.05]])
-    layout = Layout(T, S, K, 2.5 if K == 1 else 0.8, alive, scene_to_unit=shift * np.array([[0.5, 0.5, 0.5, 1.0]]))
+    to_unit = np.array([[0.5, 0.0, 0.0, 0.1], [0.0, 0.5, 0.0, -0.2], [0.0, 0.0, 0.5, 0.05]], np.float64)
+    layout = Layout(T, S, K, 2.5 if K == 1 else 0.8, alive, to_unit)
     bodies = _bodies(layout)
     return BakedScene(
         layout,
@@ -99,7 +99,7 @@ def _grid_points(resolution: int, counts: tuple[int, int, int]) -> NDArray[np.fl
 
 def _to_unit(contracted: NDArray[np.float64], layout: Layout, index: int) -> NDArray[np.float64]:
     local = uncontract(torch.from_numpy(contracted)).numpy()
-    return rotate_to_webgl(local) / layout.submodel_scale + layout.centre(index)
+    return np.asarray(rotate_to_webgl(local) / layout.submodel_scale + layout.centre(index), np.float64)
 
 
 def _nearness(
@@ -165,7 +165,7 @@ def _voxels(layout: Layout, index: int, bodies: list[Body], at: NDArray[np.float
 
 def _bake(layout: Layout, index: int, bodies: list[Body]) -> BakedSubmodel:
     half = layout.triplane_resolution // 2
-    texels = _grid_points(half, (half,) * 3).reshape(-1, 3)
+    texels = _grid_points(half, (half, half, half)).reshape(-1, 3)
     near = np.concatenate([_nearness(part, layout, index, bodies)[0] for part in np.array_split(texels, 64)])
     cells = (near < 1.4).reshape(half // 2, 2, half // 2, 2, half // 2, 2).any(axis=(1, 3, 5))
     packed = pack_cells(cells)

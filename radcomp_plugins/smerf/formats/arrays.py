@@ -11,17 +11,25 @@ import struct
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
 from numpy.typing import NDArray
+from PIL import Image
 
+from radcomp_plugins.core.files import parse_json
 from radcomp_plugins.errors import InputError
+from radcomp_plugins.smerf.formats.problem import fail
 
 SLICED_EDGE = 256
 """Grids with more cells along a side than this lie in `NUM_SLICES` files, cut along z."""
 NUM_SLICES = 8
 _CHUNK = 1 << 20
+_MOST_DEFLATED = 1040
+"""Deflate shrinks to a 1032nd at best: a file that would have to do better is cut off, which is known unread."""
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PNG_HEAD = struct.Struct(">16sII")
 
 
 def grid_rows(grid: Shaped[np.ndarray, "X Y Z *C"]) -> Shaped[np.ndarray, "rows X C"]:
@@ -66,24 +74,27 @@ def find_file(folder: Path, name: str, extensions: Sequence[str]) -> Path:
     """The first of `name` + extension that exists.
 
     Raises:
-        InputError: none does.
+        AssetError: none does.
     """
     for extension in extensions:
         if (folder / f"{name}{extension}").is_file():
             return folder / f"{name}{extension}"
-    raise InputError(f"{folder / (name + extensions[0])} is missing: the asset is not complete")
+    fail(folder / f"{name}{extensions[0]}", "the file", "missing", "a file: the asset is not complete")
 
 
 def read_exactly(path: Path, size: int) -> NDArray[np.uint8]:
-    """The bytes of a `.raw` or `.raw.gz` file, which has to hold exactly `size` once decompressed.
+    """The bytes of a file, decompressed if its name ends in `.gz`, which have to be `size` many.
 
     Raises:
-        InputError: another number of bytes, or a damaged file. A file that decompresses to more than was expected is
+        AssetError: another number of bytes, or a damaged file. A file that decompresses to more than was expected is
             given up at the first byte too many.
     """
+    packed = path.stat().st_size
+    if path.suffix == ".gz" and size > packed * _MOST_DEFLATED:
+        fail(path, "compressed size", f"{packed} bytes", f"enough for {size} bytes: it is cut off")
     data = read_at_most(path, size)
     if len(data) != size:
-        raise InputError(f"{path} holds {len(data)} bytes, expected {size}: it is cut off or not of this asset")
+        fail(path, "size", f"{len(data)} bytes", f"{size} bytes: it is cut off, or of another asset")
     return np.frombuffer(data, np.uint8)
 
 
@@ -91,42 +102,53 @@ def read_at_most(path: Path, size: int) -> bytearray:
     """The bytes of a file, decompressed if its name ends in `.gz`.
 
     Raises:
-        InputError: more than `size` bytes, or a damaged file.
+        AssetError: more than `size` bytes, or a damaged file.
     """
     data = bytearray()
     try:
         with open(path, "rb") as file:
-            source = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+            source: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
             while chunk := source.read(min(_CHUNK, size + 1 - len(data))):
                 data += chunk
                 if len(data) > size:
-                    raise InputError(f"{path} holds more than {size} bytes, expected no more")
+                    fail(path, "size", f"more than {size} bytes", f"{size} bytes at most")
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} is damaged: {error}".replace("\n", " ")) from error
+        fail(path, "content", f"damaged ({error})", "a whole gzip file" if path.suffix == ".gz" else "a readable file")
     return data
+
+
+def read_object(path: Path, size: int) -> dict[str, Any]:
+    """The JSON object in a file of at most `size` bytes, decompressed if its name ends in `.gz`.
+
+    Raises:
+        AssetError: larger, damaged, or no JSON object.
+    """
+    data = bytes(read_at_most(path, size))
+    try:
+        return parse_json(data, path.name)
+    except InputError as error:
+        fail(path, "content", str(error).removeprefix(f"{path.name}: "), "a JSON object")
 
 
 def read_png(path: Path, width: int, height: int, channels: int) -> NDArray[np.uint8]:
     """The texels [height * width * channels] of a PNG file.
 
     Raises:
-        InputError: another size than expected (found in the header, before anything is decoded), or a damaged file.
+        AssetError: another size than expected (found in the header, before anything is decoded), or a damaged file.
     """
-    from PIL import Image
-
-    modes = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+    most = height * (width * channels + 1) + _CHUNK  # stored without compression, and room for what is not texels
+    data = bytes(read_at_most(path, most))
+    if len(data) < _PNG_HEAD.size or not data.startswith(_PNG_MAGIC):
+        fail(path, "content", "no PNG", "a PNG file")
+    got = _PNG_HEAD.unpack_from(data)[1:]
+    if got != (width, height):
+        fail(path, "size", f"{got[0]} x {got[1]} texels", f"{width} x {height} texels")
     try:
-        head = path.open("rb").read(24)
-        if len(head) < 24 or head[:8] != b"\x89PNG\r\n\x1a\n":
-            raise InputError(f"{path} is no PNG file")
-        got = struct.unpack(">II", head[16:24])
-        if got != (width, height):
-            raise InputError(f"{path} is {got[0]} x {got[1]} texels, expected {width} x {height}")
-        with Image.open(io.BytesIO(path.read_bytes()), formats=["PNG"]) as image:
-            if image.mode != modes[channels]:
-                raise InputError(f"{path} has mode {image.mode}, expected {modes[channels]}")
-            return np.asarray(image, np.uint8).reshape(-1)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is damaged: {error}".replace("\n", " ")) from error
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            found, texels = image.mode, np.array(image)
+    except (OSError, SyntaxError, ValueError, zlib.error) as error:
+        fail(path, "content", f"damaged ({error})", "a whole PNG file")
+    if found != mode:
+        fail(path, "mode", found, mode)
+    return texels.reshape(-1)
