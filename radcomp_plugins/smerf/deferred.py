@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from radcomp_plugins.core.gather import gather
 from radcomp_plugins.smerf.layout import NUM_FEATURES, DeferredMlp, Layout
 
 NUM_BANDS = 4
@@ -93,7 +94,7 @@ class DeferredNetwork(nn.Module):
         for fan_in, fan_out in self.sizes:
             bound = math.sqrt(6.0 / fan_in)
             one = torch.empty(len(layout.alive), 1, fan_in * fan_out).uniform_(-bound, bound)
-            # All sets of a submodel begin alike: what lies between them is then a network, not an average of unlike ones.
+            # All sets of a submodel begin alike: what lies between them is a network, not an average of unlike ones.
             self.kernels.append(nn.Parameter(one.expand(-1, grid_size**3, -1).reshape(sets, -1).clone()))
             self.biases.append(nn.Parameter(torch.zeros(sets, fan_out)))
 
@@ -120,8 +121,8 @@ class DeferredNetwork(nn.Module):
         index = index + row[:, None] * self.grid_size**3
         x = torch.cat([features, encode_directions(directions)], dim=-1)
         for layer, (fan_in, fan_out) in enumerate(self.sizes):
-            kernel = nn.functional.embedding_bag(index, self.kernels[layer], per_sample_weights=weight, mode="sum")
-            bias = nn.functional.embedding_bag(index, self.biases[layer], per_sample_weights=weight, mode="sum")
+            kernel = gather(self.kernels[layer], index, weight)
+            bias = gather(self.biases[layer], index, weight)
             x = torch.bmm(x[:, None, :], kernel.view(-1, fan_in, fan_out))[:, 0] + bias
             x = self.hidden(x) if layer < NUM_LAYERS - 1 else x.sigmoid()
         return x
@@ -142,6 +143,11 @@ class DeferredNetwork(nn.Module):
             x = torch.addmm(bias, x, kernel)
             x = self.hidden(x) if layer < NUM_LAYERS - 1 else x.sigmoid()
         return x
+
+    def on_grid(self) -> list[Tensor]:
+        """All parameters as [submodels, P, P, P, numbers], for a loss that compares neighbouring sets."""
+        grid = (len(self.layout.alive), self.grid_size, self.grid_size, self.grid_size, -1)
+        return [parameter.view(grid) for parameter in (*self.kernels, *self.biases)]
 
     def baked(self) -> DeferredMlp:
         """The parameters as the asset holds them."""

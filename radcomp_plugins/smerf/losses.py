@@ -5,7 +5,7 @@ al. 2022 (mip-NeRF 360), Barron et al. 2023 (Zip-NeRF), Yu et al. 2021 (PlenOctr
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _ROBUST_FLOOR = 1e-6
@@ -190,3 +190,28 @@ def network_variation(*parameters: Float[Tensor, "n P P P ..."]) -> Float[Tensor
             difference = parameter.diff(dim=axis)
             total, count = total + difference.square().sum(), count + difference.numel()
     return total / max(count, 1)
+
+
+def opacity_likelihood(
+    student_depth: Float[Tensor, "N n"], teacher_weights: Float[Tensor, "N n"], seen: Bool[Tensor, "N n"]
+) -> Float[Tensor, ""]:
+    """How unlikely the student's intervals make what the teacher's stop: the cross entropy of their opacities.
+
+    The teacher's opacity of an interval is its weight over what light reaches it, and each interval counts by that
+    light. Unlike `geometry` it does not depend on what the student has put in front, and its gradient towards more
+    density does not vanish with the density: from an empty start it finds the surface, where the L1 of weights stays.
+    Not in the paper, whose samples lie at the teacher's surfaces alone.
+
+    Args:
+        student_depth: optical depth of each of the teacher's intervals, at least 0.
+        teacher_weights: of the same intervals, in [0, 1].
+        seen: which intervals the student has samples in; the others say nothing.
+
+    Returns:
+        The mean over rays of the sum over intervals.
+    """
+    reaching = (1.0 - (teacher_weights.cumsum(dim=-1) - teacher_weights)).clamp(0.0, 1.0)
+    opacity = (teacher_weights / reaching.clamp(min=1e-3)).clamp(0.0, 1.0)
+    depth = student_depth.clamp(1e-6, 15.0)
+    entropy = (1.0 - opacity) * student_depth - opacity * torch.log(-torch.expm1(-depth))
+    return (torch.where(seen, entropy, 0.0) * reaching).sum(dim=-1).mean()

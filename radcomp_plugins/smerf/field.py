@@ -1,0 +1,142 @@
+"""The student's field: hash-encoded texels, quantised as they will be stored, interpolated, merged and activated."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from radcomp_plugins.core.contraction import contract
+from radcomp_plugins.core.gather import gather
+from radcomp_plugins.core.hashgrid import HashGrid
+from radcomp_plugins.smerf.corners import VOXEL_CORNERS, corners_of, texel_centres
+from radcomp_plugins.smerf.layout import DENSITY, GATE, NUM_CHANNELS, RANGE_DENSITY, RANGE_FEATURES, Layout
+
+MAX_LOG_DENSITY = 88.0
+"""exp of more than this is infinite in float32."""
+HASH_OUTPUT_SCALE = 10.0
+"""The tables hold a tenth of what the network sees, which makes Adam's steps ten times larger (the authors' value)."""
+
+
+def quantise(raw: Float[Tensor, "*batch 8"], levels: int = 255) -> Float[Tensor, "*batch 8"]:
+    """What a texel is worth once it has been stored: its sigmoid, rounded to a byte; gradients pass the rounding by."""
+    value = raw.sigmoid()
+    return value + ((value.detach() * levels).round() / levels - value.detach())
+
+
+def denormalise(value: Float[Tensor, "*batch 8"]) -> Float[Tensor, "*batch 8"]:
+    """Features in [-7, 7] and density in [-14, 14] from shares of 255 in [0, 1]."""
+    scale = value.new_full((NUM_CHANNELS,), RANGE_FEATURES)
+    scale[DENSITY] = RANGE_DENSITY
+    return (2.0 * value - 1.0) * scale
+
+
+def density_of(pre: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """Density per unit-frame distance from what is interpolated: exp(x - 1)."""
+    return (pre - 1.0).clamp(max=MAX_LOG_DENSITY).exp()
+
+
+def initial_raw_density(layout: Layout) -> float:
+    """What the network gives every texel's density at first, so that a voxel of the linear region has a depth of 0.1.
+
+    Density is the exponential of what is stored. From nothing it does not grow, because its gradient is as small as
+    itself, and before a white background all of the scene then ends up as nothing.
+    """
+    density = 0.1 * layout.submodel_scale / layout.triplane_voxel
+    share = 0.5 + 0.5 * (1.0 + math.log(density)) / RANGE_DENSITY
+    return math.log(share / (1.0 - share))
+
+
+@dataclass(frozen=True)
+class FieldValues:
+    """The field at M points.
+
+    Attributes:
+        density: [M] per unit-frame distance.
+        features: [M, 7 or 14] in [0, 1]: planes and voxels merged, then, with concatenation, the voxels alone.
+    """
+
+    density: Float[Tensor, " M"]
+    features: Float[Tensor, "M channels"]
+
+
+class SmerfField(nn.Module):
+    """One hash grid per live submodel and one network that all of them share."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        num_levels: int = 20,
+        min_res: int = 16,
+        max_res: int = 8192,
+        log2_table_size: int = 21,
+        features_per_level: int = 2,
+        hidden_layers: int = 2,
+        hidden_width: int = 64,
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.quantised = True
+        self.grids = nn.ModuleList(
+            HashGrid(num_levels, min_res, max_res, log2_table_size, features_per_level, init_scale=1e-5)
+            for _ in layout.alive
+        )
+        layers: list[nn.Module] = []
+        width = num_levels * features_per_level
+        for _ in range(hidden_layers):
+            layers += [nn.Linear(width, hidden_width), nn.ReLU()]
+            nn.init.kaiming_uniform_(layers[-2].weight, nonlinearity="relu")  # type: ignore[arg-type]
+            nn.init.zeros_(layers[-2].bias)  # type: ignore[arg-type]
+            width = hidden_width
+        self.network = nn.Sequential(*layers, nn.Linear(width, NUM_CHANNELS))
+        with torch.no_grad():
+            self.network[-1].bias.zero_()
+            self.network[-1].bias[DENSITY] = initial_raw_density(layout)  # type: ignore[index]
+
+    def texels(self, codes: Int[Tensor, " U"]) -> Float[Tensor, "U 8"]:
+        """The raw values, before the sigmoid, that the network gives to texels."""
+        centres, row = texel_centres(codes, self.layout)
+        position = (centres + 2.0) * 0.25
+        if len(self.grids) == 1:
+            return self.network(HASH_OUTPUT_SCALE * self.grids[0](position))
+        encoded: Any = None
+        for index, grid in enumerate(self.grids):
+            chosen = torch.where(row == index)[0]
+            if len(chosen) == 0:
+                continue
+            part = grid(position[chosen])
+            if encoded is None:
+                encoded = part.new_zeros(len(codes), part.shape[1])
+            encoded = encoded.index_copy(0, chosen, part)
+        return self.network(HASH_OUTPUT_SCALE * encoded)
+
+    def forward(self, submodel: Float[Tensor, "M 3"], row: Int[Tensor, " M"]) -> FieldValues:
+        """Density and features at points.
+
+        Args:
+            submodel: submodel frame.
+            row: of each point's submodel among the live ones.
+        """
+        corners = corners_of(contract(submodel), row, self.layout)
+        raw = self.texels(corners.codes)
+        values = denormalise(quantise(raw) if self.quantised else raw.sigmoid())
+        voxels = gather(values, corners.index[:, :VOXEL_CORNERS], corners.weights[:, :VOXEL_CORNERS])
+        planes = gather(values, corners.index[:, VOXEL_CORNERS:], corners.weights[:, VOXEL_CORNERS:])
+        return merge(voxels, planes, self.layout)
+
+
+def merge(voxels: Float[Tensor, "M 8"], planes: Float[Tensor, "M 8"], layout: Layout) -> FieldValues:
+    """Density and features from what the sparse grid and the three planes (summed) are worth at the same points.
+
+    With feature gating the voxels' last feature weighs the planes, so that a coarse voxel decides how much of the fine
+    planes is meant for it.
+    """
+    gated = planes * voxels[:, GATE : GATE + 1] if layout.feature_gating else planes
+    merged = gated + voxels
+    features = merged[:, :DENSITY].sigmoid()
+    if layout.feature_concat:
+        features = torch.cat([features, voxels[:, :DENSITY].sigmoid()], dim=-1)
+    return FieldValues(density=density_of(merged[:, DENSITY]), features=features)

@@ -1,0 +1,145 @@
+"""SMERF as one ns-train run: ask the teacher where the scene is, then distil its rays."""
+
+from typing import Any
+
+import torch
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline
+from nerfstudio.utils import writer
+from nerfstudio.utils.rich_utils import CONSOLE, get_progress
+from torch import Tensor
+
+from radcomp_plugins import compat
+from radcomp_plugins.errors import InputError
+from radcomp_plugins.smerf.config import SmerfPipelineConfig
+from radcomp_plugins.smerf.datamanager import SmerfDatamanager
+from radcomp_plugins.smerf.model import SmerfModel
+from radcomp_plugins.smerf.rays import JitterSettings, TaughtPool, taught_pool, weighty_points
+from radcomp_plugins.teachers.dataset import adopt_dataset, required_teacher
+from radcomp_plugins.teachers.load_rays import load_ray_teacher
+from radcomp_plugins.teachers.rays import RayTeacher
+
+
+class SmerfPipeline(VanillaPipeline):
+    """Draws pools of rays that the teacher has answered for, and trains the student on patches of them."""
+
+    config: SmerfPipelineConfig
+    model: SmerfModel  # type: ignore[assignment]  # upstream has a read-only property
+    datamanager: SmerfDatamanager
+
+    def __init__(self, config: SmerfPipelineConfig, device: str, test_mode: Any = "val", **kwargs: Any) -> None:
+        # Held in lists, so that teacher and rays stay out of the state_dict and of the viewer's search for controls.
+        self._teacher: list[RayTeacher] = []
+        self._pool: list[tuple[int, TaughtPool]] = []
+        if test_mode == "val":
+            adopt_dataset(config, "smerf")
+            self._teacher = [load_ray_teacher(required_teacher(config, "smerf"), device)]
+        manager: Any = config.datamanager
+        manager.train_num_rays_per_batch = config.pool_patches * 9
+        super().__init__(config, device, test_mode, **kwargs)
+        self.datamanager.seed = config.seed
+        self.total_steps = 1
+
+    @property
+    def teacher(self) -> RayTeacher:
+        """The frozen field that is distilled; there is none when a finished run is opened."""
+        return self._teacher[0]
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        """Upstream's; a resumed run ends where it would have ended; and a new one first finds where the scene is."""
+        trainer = training_callback_attributes.trainer
+        if trainer is not None:
+            self.total_steps = trainer.config.max_num_iterations
+            compat.end_training_at(trainer, self.total_steps)
+            if not bool(self.model.occupancy.cells.any()):
+                self.find_scene()
+        return super().get_training_callbacks(training_callback_attributes)
+
+    @torch.no_grad()
+    def find_scene(self) -> None:
+        """Occupy the cells that the teacher gives weight to, on jittered rays of the training views.
+
+        Raises:
+            InputError: the teacher sees nothing at all from the training cameras.
+        """
+        pools = -(-self.config.occupancy_rays // (9 * self.config.pool_patches))
+        with get_progress("Asking the teacher where the scene is", suffix="pools/s") as progress:
+            for index in progress.track(range(pools)):
+                points, origins = weighty_points(self.draw_pool(-1 - index), self.config.occupancy_threshold)
+                self.model.mark_occupied(points, origins)
+        self.model.occupancy.measure()
+        occupied = int(self.model.occupancy.cells.sum())
+        if occupied == 0:
+            raise InputError(
+                f"teacher {self.config.teacher}: gives no weight to anything the training cameras see; expected a "
+                "teacher of this dataset, trained with the same dataset parser settings (scale, orientation, centre)"
+            )
+        CONSOLE.log(f"{len(self.model.submodels)} submodels, {occupied:,} occupied voxels")
+
+    @torch.no_grad()
+    def draw_pool(self, index: int) -> TaughtPool:
+        """Jittered patches with the teacher's answers; which ones depends on seed, rank and index alone."""
+        bundle, batch = self.datamanager.next_train(index % 2**40)
+        settings = JitterSettings(
+            self.config.jitter_origin, self.config.jitter_rotation, self.config.photo_share, self.config.query_chunk
+        )
+        photo = batch["image"][..., :3].to(bundle.origins)
+        with self.seeded(index, 1):
+            return taught_pool(bundle, photo, self.teacher, self.model.submodels, settings)
+
+    def seeded(self, index: int, purpose: int) -> Any:
+        """A context in which torch's generators depend on seed, purpose, index and rank alone."""
+        rank = self.datamanager.local_rank
+        seed = ((self.config.seed * 1_000_003 + index) * 8 + purpose) * 64 + rank
+        return _Seeded(seed % 2**63)
+
+    def patches_of(self, step: int) -> TaughtPool:
+        """The patches that a step trains on, from the pool that is current at it."""
+        index, turn = divmod(step, self.config.pool_steps)
+        if not self._pool or self._pool[0][0] != index:
+            self._pool = [(index, self.draw_pool(index))]
+        pool = self._pool[0][1]
+        count = self.config.batch_patches
+        with self.seeded(index, 2):
+            rounds = -(-count * self.config.pool_steps // len(pool))
+            order = torch.cat([torch.randperm(len(pool)) for _ in range(rounds)])
+        return pool.select(order[turn * count : (turn + 1) * count].to(pool.origins.device))
+
+    def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
+        """A step on taught patches."""
+        pool = self.patches_of(step)
+        self.model.set_progress(step, self.total_steps)
+        rays = RayBundle(
+            origins=pool.origins.flatten(0, 1),
+            directions=pool.directions.flatten(0, 1),
+            pixel_area=pool.origins.new_ones(len(pool) * 9, 1),
+        )
+        rays.metadata = {"pool": pool}  # type: ignore[dict-item]  # no per-ray tensor: set after the shapes are checked
+        with self.seeded(step, 3):
+            outputs = self._model(rays)
+            metrics = self.model.get_metrics_dict(outputs, {})
+            return outputs, self.model.get_loss_dict(outputs, {}, metrics), metrics
+
+    def get_eval_image_metrics_and_images(self, step: int) -> Any:
+        """Upstream's, with what training has come to beside it."""
+        writer.put_scalar(name="SMERF/occupied_voxels", scalar=int(self.model.occupancy.cells.sum()), step=step)
+        writer.put_scalar(name="SMERF/predicted_bytes", scalar=self.model.predicted_bytes(), step=step)
+        return super().get_eval_image_metrics_and_images(step)
+
+
+class _Seeded:
+    """Seeds torch's generators within a block and restores them after it."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.fork = torch.random.fork_rng(devices=list(range(torch.cuda.device_count())))
+
+    def __enter__(self) -> None:
+        self.fork.__enter__()
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *error: Any) -> None:
+        self.fork.__exit__(*error)
