@@ -142,7 +142,7 @@ class SmerfPipelineConfig(VanillaPipelineConfig):
     pool_patches: int = 29128
     """Patches that the teacher is asked for at a time; steps draw from them until the next are asked for."""
     pool_steps: int = 4
-    """Steps that draw from one pool: batch_patches * pool_steps / pool_patches is how often a ray is used (the paper: 1).
+    """Steps that draw from one pool: a ray is used batch_patches * pool_steps / pool_patches times (the paper: once).
     Raising it asks the teacher less often, which matters where the teacher is slow."""
     jitter_origin: float = 0.03
     """Standard deviation of the noise on ray origins, unit frame. The paper: 0.03."""

@@ -1,0 +1,136 @@
+"""SMERF in nerfstudio's menu."""
+
+from nerfstudio.configs.base_config import ViewerConfig
+from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from radcomp_plugins import compat
+from radcomp_plugins.smerf.config import SmerfDatamanagerConfig, SmerfModelConfig, SmerfPipelineConfig
+from radcomp_plugins.splats.config import FusedAdamOptimizerConfig
+from radcomp_plugins.trainer import RunAnywhereTrainerConfig
+
+compat.apply()
+
+
+def _optimizers(steps: int, lr: float, lr_final: float, max_norm: float | None, warmup: int = 100) -> dict:
+    """Both groups alike: a sine warm-up, then exponential decay. The paper has Adam's second beta at 0.99 (here 0.999)."""
+    return {
+        group: {
+            "optimizer": FusedAdamOptimizerConfig(lr=lr, eps=1e-15, max_norm=max_norm),
+            "scheduler": ExponentialDecaySchedulerConfig(
+                lr_pre_warmup=0.01 * lr, lr_final=lr_final, warmup_steps=warmup, max_steps=steps, ramp="cosine"
+            ),
+        }
+        for group in ("field", "deferred")
+    }
+
+
+def _spec(
+    name: str, description: str, steps: int, pipeline: SmerfPipelineConfig, optimizers: dict
+) -> MethodSpecification:
+    config = RunAnywhereTrainerConfig(
+        method_name=name,
+        max_num_iterations=steps,
+        steps_per_save=max(steps // 10, 100),
+        steps_per_eval_batch=10**9,
+        steps_per_eval_image=max(steps // 5, 100),
+        steps_per_eval_all_images=10**9,
+        mixed_precision=False,
+        pipeline=pipeline,
+        optimizers=optimizers,
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        vis="viewer",
+    )
+    return MethodSpecification(config=config, description=description)
+
+
+smerf = _spec(
+    "smerf",
+    "SMERF: distil any radiance field into streamable submodels (one 24 GB GPU).",
+    25_000,
+    SmerfPipelineConfig(
+        datamanager=SmerfDatamanagerConfig(),
+        model=SmerfModelConfig(
+            hash_log2_size=20,
+            triplane_resolution=1024,
+            sparse_resolution=256,
+            hash_levels=16,
+            hash_max_res=2048,
+            alpha_cull_start=10_000,
+            alpha_cull_end=20_000,
+            eval_num_rays_per_chunk=1 << 15,
+        ),
+        batch_patches=1820,
+        pool_patches=7280,
+        pool_steps=8,
+        photo_share=0.5,
+    ),
+    _optimizers(25_000, 3e-3, 1e-4, 1e-3),
+)
+
+smerf_large = _spec(
+    "smerf-large",
+    "SMERF for houses: K = 5, up to 125 submodels (one 24 GB GPU for a few live submodels, more for many).",
+    50_000,
+    SmerfPipelineConfig(
+        datamanager=SmerfDatamanagerConfig(),
+        model=SmerfModelConfig(
+            submodels_per_axis=5,
+            submodel_scale_factor=0.8,
+            hash_log2_size=20,
+            alpha_cull_start=20_000,
+            alpha_cull_end=40_000,
+            eval_num_rays_per_chunk=1 << 15,
+        ),
+        batch_patches=1820,
+        pool_patches=7280,
+        pool_steps=8,
+        photo_share=0.5,
+    ),
+    _optimizers(50_000, 3e-3, 1e-4, 1e-3),
+)
+
+smerf_paper = _spec(
+    "smerf-paper",
+    "SMERF with the paper's settings for mip-NeRF 360 (the paper: 16 A100s).",
+    200_000,
+    SmerfPipelineConfig(
+        datamanager=SmerfDatamanagerConfig(),
+        model=SmerfModelConfig(
+            hash_log2_size=22,
+            sampling="teacher",
+            opacity_loss_mult=0.0,
+            eval_num_rays_per_chunk=1 << 15,
+        ),
+    ),
+    _optimizers(200_000, 1e-2, 3e-4, 1e-3),
+)
+
+smerf_tiny = _spec(
+    "smerf-tiny",
+    "SMERF on two CPU cores in a quarter of an hour.",
+    4000,
+    SmerfPipelineConfig(
+        datamanager=SmerfDatamanagerConfig(eval_num_rays_per_batch=1024),
+        model=SmerfModelConfig(
+            triplane_resolution=768,
+            sparse_resolution=192,
+            hash_levels=8,
+            hash_max_res=1024,
+            hash_log2_size=17,
+            hidden_width=32,
+            deferred_grid=3,
+            first_step=2.0,
+            sparsity_samples=2**14,
+            alpha_cull_threshold=0.0,
+            eval_num_rays_per_chunk=8192,
+        ),
+        batch_patches=256,
+        pool_patches=4096,
+        pool_steps=64,
+        photo_share=0.5,
+        occupancy_rays=150_000,
+        query_chunk=8192,
+    ),
+    _optimizers(4000, 1e-2, 3e-4, None),
+)
