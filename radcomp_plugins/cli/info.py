@@ -3,7 +3,7 @@
 import json
 import platform
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,16 +15,35 @@ PACKAGES = ("radcomp", "nerfstudio", "gsplat", "torch", "numpy", "numba")
 
 @dataclass
 class Info:
-    """Show versions, device and missing system libraries; or, for a splat file, run or asset folder, what is in it."""
+    """Show versions, device and missing system libraries; or, for a splat file, run or asset folder, what is in it.
+
+    A baked scene is checked file by file; where something is wrong, the problems are shown and the exit code is 1.
+    """
 
     path: Annotated[Path | None, tyro.conf.Positional] = None
-    """A splat file (.ply, .sog), an asset folder, or a splat run. None describes this machine."""
+    """A splat file (.ply, .sog), an asset folder (a baked scene too), or a splat run. None describes this machine."""
     json: bool = False
     """Print JSON instead of a table."""
 
     def main(self) -> None:
         """Collect, and print."""
-        facts = machine_facts() if self.path is None else scene_facts(self.path)
+        if self.path is None:
+            self._show(machine_facts())
+            return
+        from radcomp_plugins.smerf.formats.validate import describe, is_baked_scene, validate
+
+        if not is_baked_scene(self.path):
+            self._show(scene_facts(self.path))
+            return
+        problems = validate(self.path)
+        if problems:
+            shown = [asdict(problem) for problem in problems] if self.json else [str(problem) for problem in problems]
+            self._show({"path": str(self.path), "problems": shown})
+            sys.exit(1)
+        self._show(describe(self.path))
+
+    def _show(self, facts: dict[str, Any]) -> None:
+        """Print facts, one on a line."""
         if self.json:
             sys.stdout.write(json.dumps({"schema_version": 1, **facts}, indent=2) + "\n")
             return
@@ -32,8 +51,10 @@ class Info:
 
         width = max(len(name) for name in facts) + 2
         for name, value in facts.items():
-            shown = f"{value:,}" if isinstance(value, int) else str(value)
-            CONSOLE.print(f"{name:<{width}}{shown}", soft_wrap=True, highlight=False, markup=False)
+            lines = value if isinstance(value, list) else [f"{value:,}" if isinstance(value, int) else str(value)]
+            for line, shown in enumerate(lines):
+                label = "" if line else name
+                CONSOLE.print(f"{label:<{width}}{shown}", soft_wrap=True, highlight=False, markup=False)
 
 
 def machine_facts() -> dict[str, Any]:

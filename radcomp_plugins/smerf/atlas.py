@@ -102,7 +102,8 @@ def block_rows(places: UInt8[np.ndarray, "X Y Z 3"], size: AtlasSize) -> Int32[n
         raise InputError(
             f"block index {used[outside.argmax()].tolist()} outside the atlas of {list(size.blocks)} blocks"
         )
-    flat = np.ravel_multi_index(tuple(used.T), size.blocks)
+    _, y, z = size.blocks
+    flat = (used[:, 0] * y + used[:, 1]) * z + used[:, 2]
     wrong = flat != np.arange(len(flat))
     if wrong.any():
         first = int(wrong.argmax())

@@ -117,10 +117,9 @@ def _nearness(
 
 def _smooth(axis: int, u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
     """What is the same in a plane and, taken away again, in the sparse grid: [..., 8], contracted coordinates."""
-    phase = np.arange(NUM_CHANNELS) + 2.0 * axis
-    wave = np.sin(u[..., None] * 1.3 + phase) * np.cos(v[..., None] * 1.1 - phase)
-    wave[..., DENSITY] *= 2.0
-    return wave
+    phase = np.arange(NUM_CHANNELS, dtype=np.float64) + 2.0 * axis
+    amplitude = np.where(np.arange(NUM_CHANNELS) == DENSITY, 2.0, 1.0)
+    return amplitude * np.sin(u[..., None] * 1.3 + phase) * np.cos(v[..., None] * 1.1 - phase)
 
 
 def _planes(layout: Layout, index: int) -> NDArray[np.uint8]:

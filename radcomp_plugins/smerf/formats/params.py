@@ -154,7 +154,7 @@ def read_params(folder: Path) -> SubmodelParams:
         file=file,
         layout=layout,
         index=fields.integer("submodel_idx", 0, submodels - 1, order[0]),
-        size=_read_atlas(fields, layout),
+        size=read_atlas(fields, layout),
         num_slices=fields.integer("num_slices", 1, MAX_TEXTURE),
         array_format=fields.choice("export_array_format", ("raw.gz", "raw", "png"), "png"),
         separate=fields.boolean("export_store_rgb_and_density_separately", False),
@@ -166,13 +166,7 @@ def read_params(folder: Path) -> SubmodelParams:
 
 def _read_layout(fields: Fields) -> tuple[Layout, tuple[int, ...]]:
     """The layout, and the live submodels in the order of the network's parameters."""
-    triplane = fields.integer("triplane_resolution", 16, 4096)
-    sparse = fields.integer("sparse_grid_resolution", 1, triplane)
-    fields.equal("triplane_voxel_size", 4.0 / triplane)
-    fields.equal("sparse_grid_voxel_size", 4.0 / sparse)
-    for name, limit in (("range_features", RANGE_FEATURES), ("range_density", RANGE_DENSITY)):
-        if fields.numbers(name, 2) != [-limit, limit]:
-            fail(fields.file, f'"{name}"', fields.values[name], f"[{-limit:g}, {limit:g}]")
+    triplane, sparse = read_resolutions(fields)
     count = fields.integer("num_submodels", 1, MAX_SUBMODELS)
     k = round(count ** (1 / 3))
     if k**3 != count:
@@ -186,7 +180,7 @@ def _read_layout(fields: Fields) -> tuple[Layout, tuple[int, ...]]:
         ours.integer("version", 1, VERSION)
         factor = ours.number("submodel_scale_factor", 1e-6, 1e6)
         background = ours.number("background", 0.0, 1.0)
-        to_unit = _read_transform(ours)
+        to_unit = read_transform(ours)
         if factor * k != scale:
             fail(fields.file, '"submodel_scale"', scale, f"{k} x submodel_scale_factor = {factor * k:g}")
     gating = fields.boolean("feature_gating", True)
@@ -199,6 +193,18 @@ def _read_layout(fields: Fields) -> tuple[Layout, tuple[int, ...]]:
     except InputError as error:
         fail(fields.file, "the layout", str(error), "one that viewers draw")
     return layout, order
+
+
+def read_resolutions(fields: Fields) -> tuple[int, int]:
+    """T and S, once the voxel sizes and the ranges of bytes are known to be those of the viewers."""
+    triplane = fields.integer("triplane_resolution", 16, 4096)
+    sparse = fields.integer("sparse_grid_resolution", 1, triplane)
+    fields.equal("triplane_voxel_size", 4.0 / triplane)
+    fields.equal("sparse_grid_voxel_size", 4.0 / sparse)
+    for name, limit in (("range_features", RANGE_FEATURES), ("range_density", RANGE_DENSITY)):
+        if fields.numbers(name, 2) != [-limit, limit]:
+            fail(fields.file, f'"{name}"', fields.values[name], f"[{-limit:g}, {limit:g}]")
+    return triplane, sparse
 
 
 def _check_order(fields: Fields, order: tuple[int, ...], count: int) -> None:
@@ -216,7 +222,8 @@ def _check_order(fields: Fields, order: tuple[int, ...], count: int) -> None:
         fields.equal("submodel_voxel_size", 2.0 / round(count ** (1 / 3)))
 
 
-def _read_transform(ours: Fields) -> np.ndarray:
+def read_transform(ours: Fields) -> np.ndarray:
+    """scene_to_unit [3, 4]."""
     value = ours.values.get("scene_to_unit")
     rows = [Fields({"scene_to_unit": row}, ours.file) for row in value] if isinstance(value, list) else []
     if len(rows) != 3:
@@ -224,7 +231,8 @@ def _read_transform(ours: Fields) -> np.ndarray:
     return np.asarray([row.numbers("scene_to_unit", 4) for row in rows])
 
 
-def _read_atlas(fields: Fields, layout: Layout) -> AtlasSize:
+def read_atlas(fields: Fields, layout: Layout) -> AtlasSize:
+    """The size of the atlas, which has to consist of whole blocks."""
     edge = layout.block_size + 1
     blocks = []
     for name in ("atlas_width", "atlas_height", "atlas_depth"):

@@ -290,7 +290,7 @@ def read_smerf(folder: Path | str, submodels: Collection[int] | None = None) -> 
     loaded = {}
     for index in wanted:
         own = submodel_folder(start, params, index)
-        loaded[index] = read_submodel(own, _same_scene(params, read_params(own), index))
+        loaded[index] = read_submodel(own, check_same_scene(params, read_params(own), index))
     deferred = read_network(start, layout, params.order, params.network)
     return BakedScene(layout, deferred, loaded, read_frames(start))
 
@@ -312,7 +312,8 @@ def submodel_folder(start: Path, params: SubmodelParams, index: int) -> Path:
     return start if index == params.index else start.parent / folder_name(index)
 
 
-def _same_scene(first: SubmodelParams, other: SubmodelParams, index: int) -> SubmodelParams:
+def check_same_scene(first: SubmodelParams, other: SubmodelParams, index: int) -> SubmodelParams:
+    """`other`, once it is certain that it describes submodel `index` of the same scene as `first`."""
     if other.index != index:
         fail(other.file, '"submodel_idx"', other.index, str(index))
     for name in (field.name for field in fields(Layout)):
@@ -324,21 +325,32 @@ def _same_scene(first: SubmodelParams, other: SubmodelParams, index: int) -> Sub
 
 def read_submodel(folder: Path, params: SubmodelParams) -> BakedSubmodel:
     """Read the arrays of one submodel; see `read_smerf` for what is raised."""
-    layout = params.layout
     rows = read_indices(folder, params)
-    edge = params.size.edge
-    planes = np.empty((3, layout.triplane_resolution, layout.triplane_resolution, 8), np.uint8)
+    planes = read_planes(folder, params)
+    blocks = read_blocks(folder, params, int(rows.max()) + 1)
+    occupancy = read_cells(folder, params, "occupancy_grid")
+    return BakedSubmodel(params.index, planes, rows, blocks, occupancy, read_cells(folder, params, "distance_grid"))
+
+
+def read_planes(folder: Path, params: SubmodelParams) -> NDArray[np.uint8]:
+    """The three planes [3, T, T, 8] of a submodel."""
+    edge = params.layout.triplane_resolution
+    planes = np.empty((3, edge, edge, 8), np.uint8)
     for file, plane, channels in plane_files(params):
         texels = file.read(folder, params).reshape(file.rows, file.width, file.channels)
         planes[plane][..., list(channels)] = texels.transpose(1, 0, 2)
-    blocks = np.empty((int(rows.max()) + 1, edge, edge, edge, 8), np.uint8)
-    height = params.size.texels[1]
+    return planes
+
+
+def read_blocks(folder: Path, params: SubmodelParams, count: int) -> NDArray[np.uint8]:
+    """The first `count` blocks of a submodel's atlas."""
+    edge = params.size.edge
+    blocks = np.empty((count, edge, edge, edge, 8), np.uint8)
     for file, k, channels in sparse_files(params):
-        texels = file.read(folder, params).reshape(-1, height, file.width, file.channels)
+        texels = file.read(folder, params).reshape(-1, params.size.texels[1], file.width, file.channels)
         for layer, part in enumerate(texels):
             unpack_slice(part, k * len(texels) + layer, params.size, blocks, channels)
-    occupancy = read_cells(folder, params, "occupancy_grid")
-    return BakedSubmodel(params.index, planes, rows, blocks, occupancy, read_cells(folder, params, "distance_grid"))
+    return blocks
 
 
 def read_indices(folder: Path, params: SubmodelParams) -> NDArray[np.int32]:
