@@ -15,6 +15,7 @@ from radcomp_plugins.cli.demo import Demo
 from radcomp_plugins.cli.export import EXPORTS, spell_out_flags
 from radcomp_plugins.cli.info import Info
 from radcomp_plugins.cli.scene import Scene
+from radcomp_plugins.cli.serve import Serve
 from radcomp_plugins.errors import InputError
 
 
@@ -48,6 +49,7 @@ COMMANDS = (
     Annotated[Export, tyro.conf.subcommand(name="export")],
     Annotated[Info, tyro.conf.subcommand(name="info")],
     Annotated[Scene, tyro.conf.subcommand(name="scene")],
+    Annotated[Serve, tyro.conf.subcommand(name="serve")],
 )
 
 BARE_FLAGS = ("--overwrite", "--json")
