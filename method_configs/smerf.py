@@ -1,6 +1,7 @@
 """SMERF in nerfstudio's menu."""
 
 from nerfstudio.configs.base_config import ViewerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
@@ -13,7 +14,7 @@ compat.apply()
 
 
 def _optimizers(steps: int, lr: float, lr_final: float, max_norm: float | None, warmup: int = 100) -> dict:
-    """Both groups alike: a sine warm-up, then exponential decay. The paper has Adam's second beta at 0.99 (here 0.999)."""
+    """Both groups alike: a sine warm-up, then exponential decay. The paper has Adam's second beta at 0.99, here 0.999."""
     return {
         group: {
             "optimizer": FusedAdamOptimizerConfig(lr=lr, eps=1e-15, max_norm=max_norm),
@@ -49,7 +50,7 @@ smerf = _spec(
     "SMERF: distil any radiance field into streamable submodels (one 24 GB GPU).",
     25_000,
     SmerfPipelineConfig(
-        datamanager=SmerfDatamanagerConfig(),
+        datamanager=SmerfDatamanagerConfig(dataparser=NerfstudioDataParserConfig()),
         model=SmerfModelConfig(
             hash_log2_size=20,
             triplane_resolution=1024,
@@ -73,7 +74,7 @@ smerf_large = _spec(
     "SMERF for houses: K = 5, up to 125 submodels (one 24 GB GPU for a few live submodels, more for many).",
     50_000,
     SmerfPipelineConfig(
-        datamanager=SmerfDatamanagerConfig(),
+        datamanager=SmerfDatamanagerConfig(dataparser=NerfstudioDataParserConfig()),
         model=SmerfModelConfig(
             submodels_per_axis=5,
             submodel_scale_factor=0.8,
@@ -95,7 +96,7 @@ smerf_paper = _spec(
     "SMERF with the paper's settings for mip-NeRF 360 (the paper: 16 A100s).",
     200_000,
     SmerfPipelineConfig(
-        datamanager=SmerfDatamanagerConfig(),
+        datamanager=SmerfDatamanagerConfig(dataparser=NerfstudioDataParserConfig()),
         model=SmerfModelConfig(
             hash_log2_size=22,
             sampling="teacher",
@@ -111,7 +112,7 @@ smerf_tiny = _spec(
     "SMERF on two CPU cores in a quarter of an hour.",
     4000,
     SmerfPipelineConfig(
-        datamanager=SmerfDatamanagerConfig(eval_num_rays_per_batch=1024),
+        datamanager=SmerfDatamanagerConfig(dataparser=NerfstudioDataParserConfig(), eval_num_rays_per_batch=1024),
         model=SmerfModelConfig(
             triplane_resolution=768,
             sparse_resolution=192,

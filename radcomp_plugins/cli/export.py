@@ -74,8 +74,49 @@ class ExportSplats:
         print_files(self.output_dir)
 
 
+@dataclass
+class ExportSmerf:
+    """Bake a SMERF run into an asset folder: texture files for the browser, manifest with measured quality, small run.
+
+    Example: radcomp export smerf --load-config outputs/chair/smerf-tiny/*/config.yml --output-dir chair
+    Then: radcomp serve chair
+    """
+
+    load_config: Path
+    """config.yml of the run, or its folder."""
+    output_dir: Path
+    """The folder to make."""
+    format: Literal["smerf", "merf"] = "smerf"
+    """`smerf`: what our viewer and the official one open. `merf`: the older format, for students without gating."""
+    weight_threshold: float = 0.005
+    """Weight in a pixel from which something is kept, in [0, 1]. Raising it shrinks the asset. The paper: 0.005."""
+    min_neighbours: int = 2
+    """Occupied cells that a cell needs around it to be kept, 0 to 26. Raising it takes more floaters away, and thin
+    things with them."""
+    with_quality: bool = True
+    """Measure the decoded asset, the student and the teacher on the held-out views."""
+    overwrite: bool = False
+    """Replace an asset that is already there."""
+
+    def main(self) -> None:
+        """Export, and say what was written."""
+        from radcomp_plugins.smerf.asset import export_run
+        from radcomp_plugins.smerf.bake import BakeSettings
+
+        export_run(
+            self.load_config,
+            self.output_dir,
+            format=self.format,
+            settings=BakeSettings(self.weight_threshold, self.min_neighbours),
+            with_quality=self.with_quality,
+            overwrite=self.overwrite,
+        )
+        print_files(self.output_dir)
+
+
 EXPORTS = (
     Annotated[ExportLightGaussian, tyro.conf.subcommand(name="lightgaussian")],
+    Annotated[ExportSmerf, tyro.conf.subcommand(name="smerf")],
     Annotated[ExportSplats, tyro.conf.subcommand(name="splats")],
 )
 """Members for a tyro union: those of `radcomp export`, which ns-export gets as well."""
