@@ -78,9 +78,12 @@ zipnerf_torch_tiny = MethodSpecification(
                 density_activation="exp",
                 rgb_loss="mse",
                 distortion_loss_mult=0.002,
+                empty_loss_mult=0.01,
                 hash_decay_mult=0.01,
                 anneal_steps=500,
                 color_weight_threshold=1e-4,
+                skip_weight_threshold=2e-3,
+                skip_after=100,
             ),
         ),
         optimizers={

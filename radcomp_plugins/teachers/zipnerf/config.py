@@ -56,8 +56,8 @@ class ZipNerfModelConfig(ModelConfig):
     far. auto: box where the dataset composites its images on a colour, as object datasets do; otherwise contracted."""
     background_color: Literal["auto", "white", "black", "random", "last_sample"] = "auto"
     """What lies behind the scene. last_sample: the last interval is opaque, as in the paper for photos. random: a new
-    colour at every step, for images with alpha. auto: the colour the dataset composites its images on; otherwise
-    random for images with alpha, and last_sample for images without."""
+    colour for every ray in training, for images with alpha, and the dataset's colour (else white) to look at. auto:
+    random for images with alpha, otherwise the colour the dataset names, otherwise last_sample."""
     near_plane: float = 0.05
     """Nearest distance that is sampled in a contracted scene, scene units."""
     far_plane: float = 1000.0
@@ -113,6 +113,10 @@ class ZipNerfModelConfig(ModelConfig):
     pulse_widths: tuple[float, ...] = (0.03, 0.003)
     """Half widths of the blur of that loss at each proposal level, in normalised ray distance. The paper: 0.03,
     0.003."""
+    empty_loss_mult: float = 0.0
+    """Weight of the squared excess of the light a proposal level sees over what the final level sees. The interlevel
+    loss only ever raises proposals, so that rays into the void keep the haze they began with and cannot be left out.
+    0, as in the paper, is off."""
     distortion_loss_mult: float = 0.005
     """Weight of the distortion loss; more gathers each ray's weight into fewer intervals. The paper: 0.005 (2023
     release: 0.01)."""
@@ -125,5 +129,12 @@ class ZipNerfModelConfig(ModelConfig):
     color_weight_threshold: float = 0.0
     """Intervals that send less than this share of the ray's light get no colour: the colour network is the dearest
     part of a sample. 0, as in the paper, is exact."""
+    skip_weight_threshold: float = 0.0
+    """Rays to which a proposal level gives less weight than this in total are left out of the later levels: they see
+    the background. 0, as in the paper, leaves out none."""
+    skip_after: int = 0
+    """Step from which rays are left out; before, proposals know nothing."""
+    skip_keep: float = 0.05
+    """Share of the rays to leave out that is trained all the same, at random, so that what was missed can appear."""
     eval_num_rays_per_chunk: int = 8192
     """Rays per chunk outside training."""

@@ -7,13 +7,17 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from radcomp_plugins.teachers.zipnerf.config import ZipNerfDataManagerConfig
 
 BACKGROUND_KEY = "radcomp_background"
-"""Metadata of the training dataset: the colour that its images were composited on, absent where there is none."""
+"""Metadata of the training dataset: the colour that its images are composited on, absent where there is none."""
 ALPHA_KEY = "radcomp_has_alpha"
-"""Metadata of the training dataset: whether its images come with an alpha channel."""
+"""Metadata of the training dataset: whether training images reach the model with an alpha channel."""
 
 
 class ZipNerfDataManager(VanillaDataManager):
-    """Puts into the training dataset's metadata, which the pipeline gives to the model, what the images end on."""
+    """Tells the model what its images end on, and leaves their alpha channel to it.
+
+    Images with alpha keep it in training, also where the dataset parser would composite them on a colour: on random
+    backgrounds there is no room for fog in the background's colour. Evaluation sees the parser's images.
+    """
 
     config: ZipNerfDataManagerConfig
 
@@ -24,5 +28,21 @@ class ZipNerfDataManager(VanillaDataManager):
         if color is not None:
             metadata[BACKGROUND_KEY] = color.float()
         # Exports open a run without reading any image.
-        elif self.test_mode != "inference":
-            metadata[ALPHA_KEY] = self.train_dataset.get_numpy_image(0).shape[-1] == 4
+        has_alpha = self.test_mode != "inference" and self.train_dataset.get_numpy_image(0).shape[-1] == 4
+        metadata[ALPHA_KEY] = has_alpha and (color is None or self._caches_all)
+
+    @property
+    def _caches_all(self) -> bool:
+        return self.config.train_num_images_to_sample_from == -1
+
+    def setup_train(self) -> None:
+        """Upstream's, which reads all training images, of images that have not been composited yet."""
+        outputs = self.train_dataset._dataparser_outputs
+        color = outputs.alpha_color
+        if self._caches_all:
+            outputs.alpha_color = None
+        try:
+            super().setup_train()
+        finally:
+            # The viewer's thumbnails read the dataset itself, and cannot show alpha.
+            outputs.alpha_color = color

@@ -71,7 +71,7 @@ class ZipNerfModel(Model):
             self.appearance = nn.Embedding(self.num_train_data, config.appearance_dim)
             nn.init.normal_(self.appearance.weight, std=0.1)
         self._set_scene(self.kwargs.get("metadata") or {})
-        self.anneal = 1.0
+        self.anneal, self.skips = 1.0, True
         self.psnr = PeakSignalNoiseRatio(data_range=1.0)
         self.ssim = SSIM()
         with compat.lazy_lpips():
@@ -85,11 +85,11 @@ class ZipNerfModel(Model):
         is_box = bounds == "box" or (bounds == "auto" and color is not None)
         kind = self.config.background_color
         if kind == "auto":
-            kind = "dataset" if color is not None else "random" if metadata.get(ALPHA_KEY) else "last_sample"
-        fixed = {"white": torch.ones(3), "black": torch.zeros(3), "dataset": color}.get(kind)
+            kind = "random" if metadata.get(ALPHA_KEY) else "dataset" if color is not None else "last_sample"
+        fixed = {"white": torch.ones(3), "black": torch.zeros(3)}.get(kind, torch.ones(3) if color is None else color)
         self.register_buffer("box", self.scene_box.aabb.detach().float().clone())
         self.register_buffer("is_box", torch.tensor(is_box))
-        self.register_buffer("background", torch.full((3,), 0.5) if fixed is None else fixed.detach().float().clone())
+        self.register_buffer("background", fixed.detach().float().clone())
         self.register_buffer("background_kind", torch.tensor(BACKGROUNDS.index(kind)))
         self._read_scene()
 
@@ -124,6 +124,7 @@ class ZipNerfModel(Model):
             progress = min(step / max(self.config.anneal_steps, 1), 1.0)
             slope = self.config.anneal_slope
             self.anneal = slope * progress / ((slope - 1) * progress + 1)
+            self.skips = step >= self.config.skip_after
 
         return [
             TrainingCallback(
@@ -162,13 +163,19 @@ class ZipNerfModel(Model):
             opaque_end=self.opaque_end,
             jitter=jitter,
             anneal=anneal,
+            skip_below=config.skip_weight_threshold if self.skips else 0.0,
+            keep=config.skip_keep if self.training else 0.0,
         )
 
     def premultiplied_rgb(self, level: Level, cones: Cones, appearance: Tensor | None = None) -> Tensor:
         """Colours [R, 3] of the final level with nothing behind them; neutral appearance unless one is given."""
+        count = len(cones.origins)
         if appearance is None and self.config.appearance_dim:
-            appearance = cones.origins.new_zeros(len(cones.origins), self.config.appearance_dim)
-        return colors(self.color_network, level, cones.directions, appearance, self.config.color_weight_threshold)
+            appearance = cones.origins.new_zeros(count, self.config.appearance_dim)
+        directions = level.among(cones.directions)
+        appearance = None if appearance is None else level.among(appearance)
+        rgb = colors(self.color_network, level, directions, appearance, self.config.color_weight_threshold)
+        return level.spread(rgb, count)
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:  # type: ignore[override]
         """Draw rays [R]: rgb, accumulation, depth (of half the light), expected_depth; in training also the levels."""
@@ -179,7 +186,7 @@ class ZipNerfModel(Model):
             appearance = self.appearance(ray_bundle.camera_indices.squeeze(-1))
         final = levels[-1]
         rgb = self.premultiplied_rgb(final, cones, appearance)
-        accumulation = final.weights.sum(dim=-1, keepdim=True)
+        accumulation = final.spread(final.weights.sum(dim=-1, keepdim=True), len(rgb))
         background = self._background(len(rgb))
         outputs: dict[str, Any] = {
             "rgb": rgb + (1 - accumulation) * background,
@@ -223,14 +230,19 @@ class ZipNerfModel(Model):
             return result
         *proposals, final = cast(list[Level], outputs["levels"])
         interlevel = [
-            losses.interlevel_loss(level.edges, level.weights, final.edges, final.weights, width)
+            losses.interlevel_loss(*_match(level, final), final.edges, final.weights, width)
             for level, width in zip(proposals, config.pulse_widths, strict=True)
         ]
-        result["interlevel_loss"] = config.interlevel_loss_mult * torch.stack(interlevel).sum()
+        # Means over all rays: those that were left out lose nothing.
+        share = len(final.edges) / len(outputs["rgb"])
+        if config.empty_loss_mult:
+            total = final.weights.detach().sum(dim=-1)
+            excess = torch.stack([_empty_loss(level, final, total, len(outputs["rgb"])) for level in proposals]).sum()
+            result["empty_loss"] = config.empty_loss_mult * excess
+        result["interlevel_loss"] = share * config.interlevel_loss_mult * torch.stack(interlevel).sum()
         if config.distortion_loss_mult:
-            result["distortion_loss"] = config.distortion_loss_mult * losses.distortion_loss(
-                final.edges, final.weights
-            )
+            distortion = losses.distortion_loss(final.edges, final.weights)
+            result["distortion_loss"] = share * config.distortion_loss_mult * distortion
         if config.hash_decay_mult:
             grids = [module for module in self.modules() if isinstance(module, ConeGrid)]
             decay = torch.stack([losses.hash_decay(grid.table, grid.num_levels) for grid in grids]).sum()
@@ -271,13 +283,31 @@ def _check(config: ZipNerfModelConfig) -> None:
             raise InputError(f"{name}: got {getattr(config, name)}, expected 1, 2, 3 or 6")
 
 
+def _match(level: Level, final: Level) -> tuple[Tensor, Tensor]:
+    """Edges and weights of a level for the rays of the final one only; the rest have nothing to be compared with."""
+    if final.rays is None:
+        return level.edges, level.weights
+    rows = final.rays if level.rays is None else torch.searchsorted(level.rays, final.rays)
+    return level.edges[rows], level.weights[rows]
+
+
+def _empty_loss(level: Level, final: Level, total: Tensor, count: int) -> Tensor:
+    """Squared light that a proposal level sees beyond what the final level does, the mean over all rays."""
+    seen = level.among(final.spread(total, count))
+    return (level.weights.sum(dim=-1) - seen).clamp_min(0).square().sum() / count
+
+
 @torch.no_grad()
-def _depths(level: Level, far: Tensor) -> dict[str, Tensor]:
+def _depths(level: Level, all_far: Tensor) -> dict[str, Tensor]:
     """Distances [R, 1]: where half the light has been gathered, and the mean; far for what is transparent."""
+    far = level.among(all_far)
     middle = 0.5 * (level.distances[:, 1:] + level.distances[:, :-1])
     gathered = level.weights.cumsum(dim=-1)
     index = (gathered < 0.5).sum(dim=-1, keepdim=True)
     half = torch.cat([middle, far], dim=-1).gather(1, index)
     total = gathered[:, -1:]
     mean = (level.weights * middle).sum(dim=-1, keepdim=True) / total.clamp_min(1e-6)
-    return {"depth": half, "expected_depth": torch.where(total > 1e-6, mean, far)}
+    mean = torch.where(total > 1e-6, mean, far)
+    if level.rays is not None:
+        half, mean = (all_far.index_copy(0, level.rays, depth) for depth in (half, mean))
+    return {"depth": half, "expected_depth": mean}

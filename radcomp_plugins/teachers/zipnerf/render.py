@@ -1,10 +1,10 @@
 """One pass of rays through the proposal levels and the final field."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from radcomp_plugins.core.cones import grid_points
@@ -29,6 +29,10 @@ class Cones:
     radii: Float[Tensor, "R 1"]
     near: Float[Tensor, "R 1"]
     far: Float[Tensor, "R 1"]
+
+    def select(self, index: Int[Tensor, " S"]) -> "Cones":
+        """Some of the rays."""
+        return Cones(*(getattr(self, name.name)[index] for name in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,24 @@ class Level:
         distances: the same edges along the unit direction, scene units.
         weights: share of the ray's light each interval sends.
         bottleneck: what the density network says about each interval, [R * intervals, B].
+        rays: which rays of the batch these are; None for all. The others have no weight.
     """
 
     edges: Float[Tensor, "R edges"]
     distances: Float[Tensor, "R edges"]
     weights: Float[Tensor, "R intervals"]
     bottleneck: Float[Tensor, "samples B"]
+    rays: Int[Tensor, " R"] | None = None
+
+    def spread(self, values: Float[Tensor, "R *rest"], count: int, fill: float = 0.0) -> Float[Tensor, "count *rest"]:
+        """Values of this level's rays among those of all `count` rays of the batch."""
+        if self.rays is None:
+            return values
+        return values.new_full((count, *values.shape[1:]), fill).index_copy(0, self.rays, values)
+
+    def among(self, values: Float[Tensor, "count *rest"]) -> Float[Tensor, "R *rest"]:
+        """The rows of all rays' values that belong to this level's rays."""
+        return values if self.rays is None else values[self.rays]
 
 
 def weights_from_density(
@@ -89,6 +105,7 @@ def march_level(
     num_points: int,
     opaque_end: bool,
     jitter: bool,
+    rays: Int[Tensor, " R"] | None = None,
 ) -> Level:
     """Ask a field about the intervals between normalised edges."""
     distances = sampling.curve_to_distance(edges, cones.near, cones.far, space.power)
@@ -100,7 +117,7 @@ def march_level(
     points = grid_points(cones.origins, cones.directions, cones.radii, distances, turns, space.box, num_points)
     density, bottleneck = field(points.flatten(1, 2))
     weights = weights_from_density(density.view(len(edges), -1), distances, opaque_end)
-    return Level(edges, distances, weights, bottleneck)
+    return Level(edges, distances, weights, bottleneck, rays)
 
 
 def march(
@@ -113,6 +130,8 @@ def march(
     opaque_end: bool,
     jitter: bool,
     anneal: float = 1.0,
+    skip_below: float = 0.0,
+    keep: float = 0.0,
 ) -> list[Level]:
     """Levels of a batch of rays, the final one last.
 
@@ -125,17 +144,27 @@ def march(
         opaque_end: see `weights_from_density`.
         jitter: place points at random.
         anneal: power that weights are raised to before they are resampled; below 1 flattens them.
+        skip_below: rays to which a level gives less than this weight in total are left out of all later levels.
+        keep: share of them that is looked at all the same, at random.
     """
-    rays = len(cones.origins)
-    edges = cones.origins.new_tensor([0.0, 1.0]).expand(rays, 2)
-    weights = cones.origins.new_ones(rays, 1)
+    edges = cones.origins.new_tensor([0.0, 1.0]).expand(len(cones.origins), 2)
+    weights = cones.origins.new_ones(len(cones.origins), 1)
+    rays: Tensor | None = None
     levels: list[Level] = []
     for level_field, count, num_points in zip([*proposals, field], counts, space.num_points, strict=True):
         with torch.no_grad():
+            if skip_below > 0 and levels:
+                seen = weights.sum(dim=-1) > skip_below
+                if keep > 0:
+                    seen |= torch.rand_like(weights[:, 0]) < keep
+                chosen = seen.nonzero().squeeze(-1)
+                if len(chosen) < len(seen):
+                    edges, weights, cones = edges[chosen], weights[chosen], cones.select(chosen)
+                    rays = chosen if rays is None else rays[chosen]
             flat = weights if anneal == 1.0 else weights.clamp_min(1e-30) ** anneal
             edges = sampling.resample(edges, flat, count, jitter)
-        levels.append(march_level(level_field, cones, space, edges, num_points, opaque_end, jitter))
-        edges, weights = levels[-1].edges, levels[-1].weights.detach()
+        levels.append(march_level(level_field, cones, space, edges, num_points, opaque_end, jitter, rays))
+        weights = levels[-1].weights.detach()
     return levels
 
 

@@ -49,7 +49,14 @@ class ZipNerfTeacher:
         for begin in range(0, len(flat), chunk):
             cones = self.model.cones(flat[begin : begin + chunk])
             final = self.model.march(cones, jitter)[-1]
-            parts.append((final.distances, final.weights, self.model.premultiplied_rgb(final, cones)))
+            rays = len(cones.origins)
+            evenly = torch.linspace(0, 1, final.distances.shape[1], device=device)
+            edges = cones.near + (cones.far - cones.near) * evenly
+            if final.rays is not None:
+                edges = edges.index_copy(0, final.rays, final.distances)
+            else:
+                edges = final.distances
+            parts.append((edges, final.spread(final.weights, rays), self.model.premultiplied_rgb(final, cones)))
         count = self.model.config.num_samples
         if not parts:
             empty = torch.empty(0, device=device)
