@@ -118,8 +118,10 @@ def _nearness(
 def _smooth(axis: int, u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
     """What is the same in a plane and, taken away again, in the sparse grid: [..., 8], contracted coordinates."""
     phase = np.arange(NUM_CHANNELS, dtype=np.float64) + 2.0 * axis
-    amplitude = np.where(np.arange(NUM_CHANNELS) == DENSITY, 2.0, 1.0)
-    return amplitude * np.sin(u[..., None] * 1.3 + phase) * np.cos(v[..., None] * 1.1 - phase)
+    wave = np.empty((*u.shape, NUM_CHANNELS))
+    wave[:] = np.sin(u[..., None] * 1.3 + phase) * np.cos(v[..., None] * 1.1 - phase)
+    wave[..., DENSITY] *= 2.0
+    return wave
 
 
 def _planes(layout: Layout, index: int) -> NDArray[np.uint8]:
@@ -221,3 +223,62 @@ def _frames(layout: Layout) -> list[TestFrame]:
         (last + cell * np.array([-0.35, 0.25, 0.15]), last + cell * np.array([0.1, -0.05, -0.1])),
     ]
     return [TestFrame(look_at(eye, target), 45.0, 45.0, 60, 40) for eye, target in eyes]
+
+
+def counted_scene(layout: Layout, grid: int = 1, width: int = 4) -> BakedScene:
+    """A scene of whole numbers that count up, with no geometry: the same bytes on every machine.
+
+    Args:
+        layout: of the scene.
+        grid: P of the deferred network.
+        width: of its hidden layers.
+    """
+    n = len(layout.alive)
+    cells = layout.triplane_resolution // 8
+    side = layout.sparse_resolution // layout.block_size
+    submodels = {}
+    for index in layout.alive:
+        places = np.arange(side**3).reshape((side,) * 3)
+        stored = (places + index) % 3 != 0
+        rows = np.full(stored.shape, -1, np.int32)
+        rows[stored] = np.arange(stored.sum())
+        packed = ((np.arange(cells**3) * (index + 3)) % 5 == 0).astype(np.uint8).reshape((cells,) * 3) * 17
+        submodels[index] = BakedSubmodel(
+            index,
+            _count_bytes((3, layout.triplane_resolution, layout.triplane_resolution, 8), 7 + index),
+            rows,
+            _count_bytes((int(stored.sum()), *(layout.block_size + 1,) * 3, 8), 11 + index),
+            packed,
+            distance_grid(packed != 0),
+        )
+    inputs = (14 if layout.feature_concat else 7) + 27
+    sizes = ((inputs, width), (width, width), (width, 3))
+    kernels = [_count_floats((n, grid, grid, grid, *size)) for size in sizes]
+    biases = [_count_floats((n, grid, grid, grid, size[1])) for size in sizes]
+    pose = np.array([[0.0, 0.0, 1.0, 0.25], [1.0, 0.0, 0.0, -0.5], [0.0, 1.0, 0.0, 0.125]])
+    return BakedScene(layout, DeferredMlp(kernels, biases), submodels, [TestFrame(pose, 30.0, 32.0, 40, 24)])
+
+
+def _count_bytes(shape: tuple[int, ...], factor: int) -> NDArray[np.uint8]:
+    return (np.arange(np.prod(shape)) * factor % 251).astype(np.uint8).reshape(shape)
+
+
+def _count_floats(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return ((np.arange(np.prod(shape)) % 33 - 16) / 8).astype(np.float32).reshape(shape)
+
+
+def assert_same_scene(got: BakedScene, want: BakedScene) -> None:
+    """Every array of two scenes is the same, to the bit."""
+    for name in ("kernels", "biases"):
+        for one, two in zip(getattr(got.deferred, name), getattr(want.deferred, name), strict=True):
+            np.testing.assert_array_equal(one, two, strict=True)
+    assert list(got.submodels) == list(want.submodels)
+    for index, submodel in want.submodels.items():
+        for name in ("planes", "block_indices", "blocks", "occupancy", "distance"):
+            np.testing.assert_array_equal(getattr(got.submodels[index], name), getattr(submodel, name), strict=True)
+    for name in Layout.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(got.layout, name), getattr(want.layout, name))
+    assert len(got.test_frames) == len(want.test_frames)
+    for one, two in zip(got.test_frames, want.test_frames, strict=True):
+        np.testing.assert_array_equal(one.c2w, two.c2w)
+        assert (one.fx, one.fy, one.width, one.height) == (two.fx, two.fy, two.width, two.height)
