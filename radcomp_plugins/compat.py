@@ -50,6 +50,8 @@ _TRAIN = "nerfstudio.scripts.train"
 _EVAL_UTILS = "nerfstudio.utils.eval_utils"
 # Config fields that hold a path into the user's file system; others (images_path, colmap_path) are relative to `data`.
 _PATH_FIELDS = ("data", "teacher", "asset", "asset_path")
+# Of these, those that lie in one folder with the run: relative paths are relative to the run folder.
+_BESIDE_RUN = ("asset", "asset_path")
 
 _apply_lock = threading.Lock()
 _lpips_lock = threading.RLock()
@@ -196,7 +198,8 @@ def reroot(config: "TrainerConfig", config_path: Path) -> "TrainerConfig":
         models = config.relative_model_dir
         config.relative_model_dir = run / (models.name if models.is_absolute() else models)
     for owner, name, path in [*_paths_of(config, nested=False), *_paths_of(config.pipeline)]:
-        setattr(owner, name, _find_moved(path, run, recorded))
+        beside = name in _BESIDE_RUN and not path.is_absolute()
+        setattr(owner, name, Path(os.path.normpath(run / path)) if beside else _find_moved(path, run, recorded))
     return config
 
 

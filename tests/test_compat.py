@@ -27,6 +27,7 @@ from nerfstudio.utils import eval_utils
 from radcomp_plugins import compat
 from radcomp_plugins.core import metrics
 from radcomp_plugins.errors import InputError
+from radcomp_plugins.smerf.baked_config import BakedSmerfModelConfig
 from radcomp_plugins.splats.config import SplatDatamanagerConfig
 
 # Checkpoints under torch >= 2.6 ---------------------------------------------------------------------------------------
@@ -226,6 +227,15 @@ def test_a_run_copied_alone_keeps_data_that_is_where_it_was(tmp_path):
     shutil.copytree(run, tmp_path / "again")
     compat.reroot(config, tmp_path / "again/config.yml")
     assert config.get_checkpoint_dir() == tmp_path / "again/nerfstudio_models"
+
+
+def test_an_asset_is_looked_for_beside_the_run(tmp_path, monkeypatch):
+    config, run = make_run(tmp_path, Path("outputs"), Path("data/scene"))
+    monkeypatch.chdir(tmp_path)
+    for folder in (run, tmp_path / "elsewhere/run"):
+        config.pipeline.model = BakedSmerfModelConfig(asset=Path(".."))
+        compat.reroot(config, folder / "config.yml")
+        assert typing.cast(BakedSmerfModelConfig, config.pipeline.model).asset == folder.parent
 
 
 def test_paths_inside_the_dataset_and_missing_data_stay_as_they_are(tmp_path, monkeypatch):
