@@ -285,7 +285,9 @@ def hash_encode_torch(
 ) -> Float[Tensor, "N LF"]:
     """`hash_encode` in plain torch: for any device, twice differentiable, and the reference of the kernels."""
     size, features = 1 << log2_size, table.shape[1]
-    scaled = x[:, None, :].to(table.dtype) * resolutions[:, None].to(table.dtype)  # [N, L, 3]
+    # Half precision has too few digits for positions.
+    dtype = torch.promote_types(table.dtype, torch.float32)
+    scaled = x[:, None, :].to(dtype) * resolutions[:, None].to(dtype)  # [N, L, 3]
     low = scaled.detach().floor()
     fraction = scaled - low
     cell = low.nan_to_num(nan=-(2.0**30)).clamp(-(2.0**30), 2.0**30).long()
@@ -298,7 +300,7 @@ def hash_encode_torch(
             weight = weight * (fraction[..., axis] if high else 1 - fraction[..., axis])
             key = key ^ (cell[..., axis] + high) * prime
         out = out + weight[..., None] * table[(key & (size - 1)) + offset]
-    return out.flatten(1)
+    return out.flatten(1).to(table.dtype)
 
 
 def hash_encode(
