@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from radcomp_plugins.cli.bench_baked import BenchBaked
 from radcomp_plugins.errors import InputError
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class BenchFrames:
 BENCHES = (
     Annotated[BenchRasterizer, tyro.conf.subcommand(name="rasterizer")],
     Annotated[BenchFrames, tyro.conf.subcommand(name="frames")],
+    Annotated[BenchBaked, tyro.conf.subcommand(name="baked")],
 )
 
 
