@@ -93,25 +93,40 @@ def _mark_bytes(bits, places, out):  # noqa: ANN001, ANN202
 
 
 @njit(nogil=True, cache=True)
-def _mark_blocks(bits, places, scale, block_size, out):  # noqa: ANN001, ANN202
-    last = out.shape[0] - 1
-    low = np.empty(3, np.int64)
-    high = np.empty(3, np.int64)
+def _mark_columns(bits, places, axis, out):  # noqa: ANN001, ANN202
+    """Turn on `out` at the two coordinates other than `axis` of every voxel."""
     for i in range(bits.shape[0]):
+        x, y, z = places[i, 0] * EDGE, places[i, 1] * EDGE, places[i, 2] * EDGE
+        for layer in range(EDGE):
+            word = bits[i, layer]
+            if word == 0:
+                continue
+            for bit in range(64):
+                if word >> np.uint64(bit) & np.uint64(1):
+                    if axis == 0:
+                        out[y + (bit >> 3), z + (bit & 7)] = True
+                    elif axis == 1:
+                        out[x + layer, z + (bit & 7)] = True
+                    else:
+                        out[x + layer, y + (bit >> 3)] = True
+
+
+@njit(nogil=True, cache=True)
+def _mark_blocks(bits, places, low, high, out):  # noqa: ANN001, ANN202
+    """Turn on all of `out` from low[g] to high[g], axis by axis, for every voxel g; both tables ascend."""
+    end = len(low) - 1
+    for i in range(bits.shape[0]):
+        x, y, z = places[i, 0] * EDGE, places[i, 1] * EDGE, places[i, 2] * EDGE
+        one = high[min(x + 7, end)] == low[x] and high[min(y + 7, end)] == low[y] and high[min(z + 7, end)] == low[z]
+        if one:
+            out[low[x], low[y], low[z]] = True
+            continue
         for layer in range(EDGE):
             word = bits[i, layer]
             for bit in range(64):
-                if not word >> np.uint64(bit) & np.uint64(1):
-                    continue
-                for axis in range(3):
-                    local = layer if axis == 0 else (bit >> 3 if axis == 1 else bit & 7)
-                    g = places[i, axis] * EDGE + local
-                    low[axis] = min(max(int(np.floor((g * scale - 0.5) / block_size)), 0), last)
-                    high[axis] = min(max(int(np.ceil(((g + 1) * scale - 0.5) / block_size)) - 1, 0), last)
-                for x in range(low[0], high[0] + 1):
-                    for y in range(low[1], high[1] + 1):
-                        for z in range(low[2], high[2] + 1):
-                            out[x, y, z] = True
+                if word >> np.uint64(bit) & np.uint64(1):
+                    u, v, w = x + layer, y + (bit >> 3), z + (bit & 7)
+                    out[low[u] : high[u] + 1, low[v] : high[v] + 1, low[w] : high[w] + 1] = True
 
 
 @njit(nogil=True, cache=True)
@@ -336,10 +351,8 @@ class SparseVoxels:
 
     def project(self, axis: int) -> Bool[np.ndarray, "R R"]:
         """Whether any voxel along an axis is occupied, by the other two axes in ascending order."""
-        others = [i for i in range(3) if i != axis]
         out = np.zeros((self.resolution, self.resolution), np.bool_)
-        for at in self.coords():
-            out[at[:, others[0]], at[:, others[1]]] = True
+        _mark_columns(self.bits, self.places, axis, out)
         return out
 
     def occupancy(self, factor: int) -> UInt8[np.ndarray, "X Y Z"]:
@@ -375,8 +388,12 @@ class SparseVoxels:
             sparse_resolution: voxels along a side of the sparse grid.
             block_size: of them along a side of a block.
         """
-        out = np.zeros((-(-sparse_resolution // block_size),) * 3, np.bool_)
-        _mark_blocks(self.bits, self.places, sparse_resolution / self.resolution, block_size, out)
+        blocks = -(-sparse_resolution // block_size)
+        out = np.zeros((blocks,) * 3, np.bool_)
+        edges = np.arange(self.resolution + 1) * (sparse_resolution / self.resolution) - 0.5
+        low = np.floor(edges[:-1] / block_size).astype(np.int64).clip(0, blocks - 1)
+        high = (np.ceil(edges[1:] / block_size).astype(np.int64) - 1).clip(0, blocks - 1)
+        _mark_blocks(self.bits, self.places, low, high, out)
         return out
 
     def _codes_of(self, places: NDArray[np.int64]) -> Int64[np.ndarray, " N"]:
