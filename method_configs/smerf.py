@@ -14,7 +14,7 @@ compat.apply()
 
 
 def _optimizers(steps: int, lr: float, lr_final: float, max_norm: float | None, warmup: int = 100) -> dict:
-    """Both groups alike: a sine warm-up, then exponential decay. The paper has Adam's second beta at 0.99, here 0.999."""
+    """Both groups: a sine warm-up, then exponential decay. The paper has Adam's second beta at 0.99, here 0.999."""
     return {
         group: {
             "optimizer": FusedAdamOptimizerConfig(lr=lr, eps=1e-15, max_norm=max_norm),
@@ -59,6 +59,7 @@ smerf = _spec(
             hash_max_res=2048,
             alpha_cull_start=10_000,
             alpha_cull_end=20_000,
+            prune_every=2500,
             eval_num_rays_per_chunk=1 << 15,
         ),
         batch_patches=1820,
@@ -81,6 +82,7 @@ smerf_large = _spec(
             hash_log2_size=20,
             alpha_cull_start=20_000,
             alpha_cull_end=40_000,
+            prune_every=5000,
             eval_num_rays_per_chunk=1 << 15,
         ),
         batch_patches=1820,
@@ -122,6 +124,7 @@ smerf_tiny = _spec(
             hidden_width=32,
             deferred_grid=3,
             first_step=2.0,
+            prune_every=500,
             sparsity_samples=2**14,
             alpha_cull_threshold=0.0,
             eval_num_rays_per_chunk=8192,

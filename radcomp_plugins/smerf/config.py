@@ -84,6 +84,12 @@ class SmerfModelConfig(ModelConfig):
     first_step: float = 1.0
     """With `march`: length of the steps at the beginning of training, in voxels; they shrink to one voxel halfway
     through. Raising it trains faster and less exactly."""
+    prune_every: int = 0
+    """Steps between prunings: cells in which no sample has reached `prune_weight` since the last one, and that touch
+    none that has, are empty from then on. A hazy teacher occupies much that is nothing, and every occupied voxel on a
+    ray costs an evaluation. The paper: 0, never."""
+    prune_weight: float = 0.002
+    """Weight of a sample in its ray, in [0, 1], that saves its cell from being pruned."""
     rgb_loss_mult: float = 1.0
     """Weight of the robust colour loss. The paper: 1."""
     dssim_loss_mult: float = 1.5

@@ -23,6 +23,7 @@ from radcomp_plugins.smerf.deferred import DeferredNetwork, cell_position, shade
 from radcomp_plugins.smerf.field import SmerfField
 from radcomp_plugins.smerf.layout import NUM_CHANNELS, Layout
 from radcomp_plugins.smerf.occupancy import Occupancy
+from radcomp_plugins.smerf.panel import SmerfPanel
 from radcomp_plugins.smerf.rays import TaughtPool, end_of_sight
 from radcomp_plugins.smerf.sampling import (
     PackedSamples,
@@ -88,6 +89,7 @@ class SmerfModel(Model):
         self.deferred = DeferredNetwork(self.layout, self.config.deferred_grid, self.config.deferred_width)
         self.register_buffer("scene_to_unit", torch.tensor(self.layout.scene_to_unit, dtype=torch.float64))
         self.register_buffer("alive", torch.tensor(self.layout.alive))
+        self.panel = SmerfPanel(self.layout)
         self.progress = 1.0
         self.cull_threshold = 0.0
         self.step = 0
@@ -116,6 +118,9 @@ class SmerfModel(Model):
         """Tell the model where in its training it is; everything scheduled depends on this alone."""
         self.step, self.progress = step, min(step / max(total - 1, 1), 1.0)
         self.cull_threshold = cull_threshold(self.config, step)
+        every = self.config.prune_every
+        if self.training and every > 0 and step > 0 and step % every == 0:
+            self.occupancy.prune()
 
     def step_length(self) -> float:
         """Length of a marching step, contracted units: a voxel, or more of them in the first half of training."""
@@ -150,6 +155,9 @@ class SmerfModel(Model):
             density = density * (-torch.expm1(-density.detach() * voxel) >= self.cull_threshold)
         depths = density * (samples.ends - samples.starts)
         weights = render_weights(depths, samples.ray_offsets)
+        if self.training and self.config.prune_every > 0:
+            matters = weights.detach() > self.config.prune_weight
+            self.occupancy.see(contract(points[matters]), row[index][matters])
         channels = torch.cat([values.features, torch.ones_like(middle)[:, None], middle[:, None].detach()], dim=-1)
         summed = accumulate(weights, channels, index, rays)
         features, accumulation, depth = summed[:, :-2], summed[:, -2], summed[:, -1]
@@ -187,7 +195,16 @@ class SmerfModel(Model):
         if self.training and "pool" in (ray_bundle.metadata or {}):
             return self.taught_outputs(ray_bundle.metadata["pool"])
         origins, directions = self.submodels.to_unit(ray_bundle.origins), ray_bundle.directions
-        row = self.submodels.assign(origins)
+        outputs: Any = self.panel.baked_outputs(self, origins, directions)
+        if outputs is None:
+            with self.panel.precision(self.field):
+                outputs = self.student_outputs(origins, directions, self.panel.rows(self.submodels.assign(origins)))
+        return self.panel.finish(self, origins, directions, outputs)
+
+    def student_outputs(
+        self, origins: Float[Tensor, "R 3"], directions: Float[Tensor, "R 3"], row: Int[Tensor, " R"]
+    ) -> dict[str, Tensor]:
+        """Colours, accumulation and scene-frame depths of rays of the unit frame."""
         far = torch.full_like(origins[:, 0], FAR)
         samples = self.march(origins, directions, row, far, torch.full_like(far, 0.5), self.layout.triplane_voxel)
         drawn = self.render(origins, directions, row, origins.new_full((3,), EVAL_BACKGROUND), samples)

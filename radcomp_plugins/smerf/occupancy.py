@@ -18,6 +18,7 @@ class Occupancy(nn.Module):
 
     Attributes:
         cells: [rows, N, N, N] whether a cell holds anything, contracted frame, indexed [x, y, z].
+        seen: [rows, N, N, N] cells that have been seen to matter since the last `prune`.
         distance: [rows, N, N, N] 0 in occupied cells and those that touch one; else how many cells (largest norm) may
             be crossed before one is met.
     """
@@ -27,8 +28,10 @@ class Occupancy(nn.Module):
         self.resolution = resolution
         shape = (rows, resolution, resolution, resolution)
         self.register_buffer("cells", torch.zeros(shape, dtype=torch.bool))
+        self.register_buffer("seen", torch.zeros(shape, dtype=torch.bool))
         self.register_buffer("distance", torch.zeros(shape, dtype=torch.uint8), persistent=False)
         self.cells: Bool[Tensor, "rows N N N"]
+        self.seen: Bool[Tensor, "rows N N N"]
         self.distance: UInt8[Tensor, "rows N N N"]
 
     def cell_of(self, contracted: Float[Tensor, "M 3"], row: Int[Tensor, " M"]) -> Int[Tensor, " M"]:
@@ -54,9 +57,15 @@ class Occupancy(nn.Module):
                     flat[((r * n + near[0]) * n + near[1]) * n + near[2]] = True
         self.cells = flat.view_as(self.cells)
 
-    def keep(self, cells: Bool[Tensor, "rows N N N"]) -> None:
-        """Empty every cell that is not among `cells`."""
-        self.cells &= cells
+    def see(self, contracted: Float[Tensor, "M 3"], row: Int[Tensor, " M"]) -> None:
+        """Note that points matter."""
+        self.seen.view(-1)[self.cell_of(contracted, row)] = True
+
+    def prune(self) -> None:
+        """Empty every cell that neither has been seen to matter nor touches one that has, and look afresh."""
+        near = torch.nn.functional.max_pool3d(self.seen.float().unsqueeze(1), 3, stride=1, padding=1)[:, 0] > 0
+        self.cells &= near
+        self.seen.zero_()
         self.measure()
 
     def measure(self) -> None:

@@ -139,12 +139,18 @@ def _march(
                 iz = min(max(int((cz + np.float32(2.0)) * to_cell), 0), n - 1)
                 skip = distance[row, ix, iy, iz]
                 if skip > 0:
-                    # Outside of the linear region a contracted coordinate moves at most twice as fast as the fastest
-                    # coordinate: each of the two terms of the quotient rule is at most that.
-                    bound = fastest
-                    if m + skip * cell_size > np.float32(1.0):
-                        bound = np.float32(2.0) * fastest
-                    t += max(skip * cell_size / bound, length)
+                    # No further than to the next region: there contracted space begins anew somewhere else. Outside of
+                    # the linear region a contracted coordinate moves at most twice as fast as the fastest coordinate
+                    # (each of the two terms of the quotient rule is at most that), as do two coordinates' magnitudes
+                    # relative to one another.
+                    reach = skip * cell_size
+                    if m <= np.float32(1.0):
+                        advance = min(reach, np.float32(1.0) - m) / fastest
+                    else:
+                        least = min(abs(x), abs(y), abs(z))
+                        second = abs(x) + abs(y) + abs(z) - m - least
+                        advance = np.float32(0.5) * min(reach, m - second) / fastest
+                    t += max(advance, length)
                     continue
                 if first:
                     t += phase[ray] * length
@@ -188,7 +194,9 @@ def _march_torch(
         length = step / contracted_speed(x, along[ray]).clamp(min=1e-12)
         cell = occupancy.cell_of(contract(x), row[ray])
         reach = distance[cell].float() * cell_size
-        skip = reach / (fastest[ray] * torch.where(largest + reach > 1.0, 2.0, 1.0))
+        ordered = x.abs().sort(dim=-1).values
+        outside = torch.minimum(reach, ordered[:, 2] - ordered[:, 1]) * 0.5
+        skip = torch.where(largest > 1.0, outside, torch.minimum(reach, 1.0 - largest)) / fastest[ray]
         empty, begins = distance[cell] > 0, first[ray]
         emits = ~empty & ~begins & cells[cell]
         found.append((ray[emits], now[emits], torch.minimum(now + length, far[ray])[emits]))

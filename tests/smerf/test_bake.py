@@ -1,0 +1,139 @@
+"""Baking: what is stored, what is kept, and that the baked scene looks like the student."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from analytic_teacher import orbit_rays
+
+from radcomp_plugins.core.metrics import psnr
+from radcomp_plugins.errors import InputError
+from radcomp_plugins.smerf.bake import (
+    BakeSettings,
+    ViewRays,
+    bake,
+    bake_submodel,
+    cells_of_voxels,
+    needed_blocks,
+    needed_texels,
+    without_floaters,
+)
+from radcomp_plugins.smerf.field import denormalise, quantise
+from radcomp_plugins.smerf.formats.smerf import read_smerf, write_smerf
+from radcomp_plugins.smerf.layout import BakedScene, Layout
+from radcomp_plugins.smerf.model import SmerfModel
+from radcomp_plugins.smerf.render import Renderer
+
+
+def views_of(model: SmerfModel, patches: int = 3000) -> list[ViewRays]:
+    bundle = orbit_rays(patches, torch.Generator().manual_seed(5))
+    origins = model.submodels.to_unit(bundle.origins)
+    return [ViewRays(0, origins.numpy(), bundle.directions.numpy())]
+
+
+@pytest.fixture(scope="module")
+def baked(trained_student: SmerfModel) -> BakedScene:
+    model = trained_student
+    cells = model.occupancy.cells.numpy()
+    submodels = bake(model.field, cells, views_of(model), 0.05, BakeSettings())
+    return BakedScene(model.layout, model.deferred.baked(), {0: submodels[0]})
+
+
+def test_cells_of_voxels_when_they_are_the_same() -> None:
+    occupied = np.random.default_rng(0).random((32, 32, 32)) > 0.9
+    np.testing.assert_array_equal(cells_of_voxels(occupied, Layout(128, 32)), occupied)
+
+
+@pytest.mark.parametrize(("triplane", "sparse"), [(128, 16), (64, 32), (96, 32), (128, 24)])
+def test_cells_cover_every_occupied_voxel(triplane: int, sparse: int) -> None:
+    occupied = np.random.default_rng(1).random((sparse,) * 3) > 0.97
+    cells = cells_of_voxels(occupied, Layout(triplane, sparse))
+    points = (np.argwhere(occupied)[:, None] + np.random.default_rng(2).random((50, 3))).reshape(-1, 3) / sparse
+    assert bool(cells[tuple((points * cells.shape[0]).astype(int).T)].all())
+
+
+def test_needed_blocks_and_texels_cover_every_sample() -> None:
+    layout = Layout(128, 32)
+    cells = np.zeros((32, 32, 32), bool)
+    places = np.random.default_rng(3).integers(0, 32, (12, 3))
+    cells[tuple(places.T)] = True
+    blocks = needed_blocks(cells, layout)
+    points = (places[:, None] + np.random.default_rng(4).random((200, 3))).reshape(-1, 3) / 32 * 4 - 2
+    position = (points + 2) / layout.sparse_voxel - 0.5
+    block = np.clip(np.floor(position), 0, 31).astype(int) // 8
+    assert bool(blocks[tuple(block.T)].all())
+    assert blocks.sum() < blocks.size
+    for axis in range(3):
+        texels = needed_texels(cells, axis, layout)
+        low = np.floor((np.delete(points, axis, 1) + 2) / layout.triplane_voxel - 0.5).astype(int)
+        for step in (0, 1):
+            at = np.clip(low + step, 0, 127)
+            assert bool(texels[tuple(at.T)].all())
+
+
+def test_bytes_are_what_training_saw(trained_student: SmerfModel) -> None:
+    model = trained_student
+    cells = model.occupancy.cells[0].numpy()
+    submodel = bake_submodel(model.field, 0, cells)
+    place = np.argwhere(submodel.block_indices >= 0)[0]
+    block = submodel.blocks[submodel.block_indices[tuple(place)]]
+    voxel = np.minimum(place * 8 + np.array([3, 8, 5]), 31)
+    code = (voxel[0] * 32 + voxel[1]) * 32 + voxel[2]
+    with torch.no_grad():
+        trained = denormalise(quantise(model.field.texels(torch.tensor([code]))))[0]
+    stored = denormalise(torch.from_numpy(block[3, 8, 5].astype(np.float32)) / 255)
+    torch.testing.assert_close(stored, trained, rtol=1e-5, atol=1e-4)
+
+
+def test_apron_repeats_the_neighbour(baked: BakedScene) -> None:
+    indices, blocks = baked.submodels[0].block_indices, baked.submodels[0].blocks
+    pairs = [
+        (p, p + [1, 0, 0]) for p in np.argwhere(indices >= 0) if p[0] + 1 < 4 and indices[tuple(p + [1, 0, 0])] >= 0
+    ]
+    assert pairs
+    for here, there in pairs:
+        np.testing.assert_array_equal(blocks[indices[tuple(here)]][8], blocks[indices[tuple(there)]][0])
+
+
+def test_baked_looks_like_the_student(trained_student: SmerfModel, baked: BakedScene, tmp_path: Path) -> None:
+    write_smerf(tmp_path, baked)
+    decoded = read_smerf(tmp_path)
+    bundle = orbit_rays(700, torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        student = trained_student.get_outputs(bundle)["rgb"]
+    origins = trained_student.submodels.to_unit(bundle.origins)
+    drawn = Renderer(decoded).rays(origins, bundle.directions, torch.full((len(origins),), 0.05))["rgb"]
+    assert float(psnr(drawn, student)) > 36.0
+
+
+def test_fewer_cells_than_training_had(trained_student: SmerfModel, baked: BakedScene) -> None:
+    # Training occupies what touches a surface; baking keeps what is seen.
+    from radcomp_plugins.smerf.empty_space import unpack_cells
+
+    kept = int(unpack_cells(baked.submodels[0].occupancy).sum())
+    assert 0 < kept < int(trained_student.occupancy.cells.sum())
+
+
+def test_same_student_same_bytes(trained_student: SmerfModel, baked: BakedScene) -> None:
+    again = bake(
+        trained_student.field, trained_student.occupancy.cells.numpy(), views_of(trained_student), 0.05, BakeSettings()
+    )[0]
+    np.testing.assert_array_equal(again.blocks, baked.submodels[0].blocks)
+    np.testing.assert_array_equal(again.planes, baked.submodels[0].planes)
+    np.testing.assert_array_equal(again.occupancy, baked.submodels[0].occupancy)
+
+
+def test_floaters_go_and_thin_things_stay() -> None:
+    cells = np.zeros((12, 12, 12), bool)
+    cells[2, 2, 2] = True  # alone
+    cells[6, 6, :] = True  # a wire: two neighbours, one at its ends
+    left = without_floaters(cells, 2)
+    assert not left[2, 2, 2] and int(left.sum()) == 10
+    assert bool((without_floaters(cells, 0) == cells).all())
+
+
+def test_nothing_seen_is_an_error(trained_student: SmerfModel) -> None:
+    away = ViewRays(0, np.full((10, 3), 0.9, np.float32), np.full((10, 3), 3**-0.5, np.float32))
+    with pytest.raises(InputError, match="no view sees anything"):
+        bake(trained_student.field, trained_student.occupancy.cells.numpy(), [away], 0.05, BakeSettings())
