@@ -12,6 +12,7 @@ import mimetypes
 import os
 import re
 import socket
+import sys
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,11 +62,16 @@ class Found:
 
 
 class Refused(Exception):
-    """A request that is answered with an error status."""
+    """A request that is answered with an error status.
 
-    def __init__(self, status: HTTPStatus, reason: str) -> None:
+    Attributes:
+        status: of the answer.
+        size: of the file, where a part of it was asked for that it does not have.
+    """
+
+    def __init__(self, status: HTTPStatus, reason: str, size: int | None = None) -> None:
         super().__init__(reason)
-        self.status = status
+        self.status, self.size = status, size
 
 
 def find_file(roots: Mapping[str, Path], url_path: str) -> Found:
@@ -87,8 +93,8 @@ def find_file(roots: Mapping[str, Path], url_path: str) -> Found:
     if prefix is None:
         raise Refused(HTTPStatus.NOT_FOUND, "no such file")
     names = names[prefix.count("/") - 1 :]
-    if names == [""]:
-        names = ["index.html"]
+    if names[-1] == "":
+        names[-1] = "index.html"
     for name in names:
         # Dot files are the temporary names that our own writers use.
         if not name or name.startswith(".") or any(c in name for c in "/\\:\0") or not name.isprintable():
@@ -125,7 +131,7 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
         if last and int(last) < int(first):
             return None
     if start >= size or stop < start:
-        raise Refused(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, f"the file has {size} bytes")
+        raise Refused(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, f"the file has {size} bytes", size)
     return start, stop
 
 
@@ -172,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             self._send(find_file(self.server.roots, url_path))
         except Refused as error:
-            self._refuse(error.status, str(error))
+            self._refuse(error.status, str(error), error.size)
         except UnicodeDecodeError:
             self._refuse(HTTPStatus.BAD_REQUEST, "the path is not UTF-8")
         except PermissionError:
@@ -213,22 +219,15 @@ class Handler(BaseHTTPRequestHandler):
                 return
             part = None
             if not encoded and self.headers.get("If-Range", etag) == etag:
-                part = self._range(size)
-            start, stop = part or (0, size - 1)
+                part = parse_range(self.headers.get("Range"), size)
+            start, stop = (0, size - 1) if part is None else part
             headers["Content-Length"] = str(stop - start + 1)
-            if part:
+            if part is not None:
                 headers["Content-Range"] = f"bytes {start}-{stop}/{size}"
-            self._begin(HTTPStatus.PARTIAL_CONTENT if part else HTTPStatus.OK, headers)
+            self._begin(HTTPStatus.OK if part is None else HTTPStatus.PARTIAL_CONTENT, headers)
             if self.command != "HEAD":
                 file.seek(start)
                 self._copy(file, stop - start + 1)
-
-    def _range(self, size: int) -> tuple[int, int] | None:
-        try:
-            return parse_range(self.headers.get("Range"), size)
-        except Refused as error:
-            self.unsatisfied = size
-            raise error
 
     def _copy(self, file: Any, count: int) -> None:
         while count > 0:
@@ -250,7 +249,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
 
-    def _refuse(self, status: HTTPStatus, reason: str) -> None:
+    def _refuse(self, status: HTTPStatus, reason: str, size: int | None = None) -> None:
         body = f"{status.value} {status.phrase}: {reason}\n".encode()
         headers = {
             "Content-Type": "text/plain; charset=utf-8",
@@ -258,8 +257,8 @@ class Handler(BaseHTTPRequestHandler):
             "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
         }
-        if status is HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            headers["Content-Range"] = f"bytes */{self.unsatisfied}"
+        if size is not None:
+            headers["Content-Range"] = f"bytes */{size}"
         self._begin(status, headers)
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -302,8 +301,6 @@ class AssetServer(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of browsers that close a connection early; anything else is printed as ever."""
-        import sys
-
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
