@@ -100,7 +100,7 @@ class SmerfField(nn.Module):
         """The raw values, before the sigmoid, that the network gives to texels."""
         centres, row = texel_centres(codes, self.layout)
         position = (centres + 2.0) * 0.25
-        if len(self.grids) == 1:
+        if len(self.grids) == 1 or len(codes) == 0:
             return self.network(HASH_OUTPUT_SCALE * self.grids[0](position))
         encoded: Any = None
         for index, grid in enumerate(self.grids):
