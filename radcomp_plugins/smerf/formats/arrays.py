@@ -89,13 +89,20 @@ def read_exactly(path: Path, size: int) -> NDArray[np.uint8]:
         AssetError: another number of bytes, or a damaged file. A file that decompresses to more than was expected is
             given up at the first byte too many.
     """
-    packed = path.stat().st_size
-    if path.suffix == ".gz" and size > packed * _MOST_DEFLATED:
-        fail(path, "compressed size", f"{packed} bytes", f"enough for {size} bytes: it is cut off")
+    check_size(path, size)
     data = read_at_most(path, size)
     if len(data) != size:
         fail(path, "size", f"{len(data)} bytes", f"{size} bytes: it is cut off, or of another asset")
     return np.frombuffer(data, np.uint8)
+
+
+def check_size(path: Path, size: int) -> None:
+    """Refuse a file that is too small to hold `size` bytes, however well they were compressed."""
+    packed = path.stat().st_size
+    if path.suffix == ".gz" and size > packed * _MOST_DEFLATED:
+        fail(path, "compressed size", f"{packed} bytes", f"enough for {size} bytes: it is cut off")
+    if path.suffix != ".gz" and size > packed:
+        fail(path, "size", f"{packed} bytes", f"{size} bytes: it is cut off, or of another asset")
 
 
 def read_at_most(path: Path, size: int) -> bytearray:

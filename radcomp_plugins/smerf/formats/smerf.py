@@ -17,6 +17,7 @@ from radcomp_plugins.errors import InputError
 from radcomp_plugins.smerf.atlas import AtlasSize, atlas_size, block_rows, index_bytes, pack_slices, unpack_slice
 from radcomp_plugins.smerf.empty_space import FACTORS, distance_grid, pack_cells, unpack_cells
 from radcomp_plugins.smerf.formats.arrays import (
+    check_size,
     find_file,
     grid_rows,
     read_exactly,
@@ -43,6 +44,8 @@ PLANE_PARTS = {"features": (3, 4, 5, 6), "rgb": (0, 1, 2), "density": (7,)}
 """Channels of a texel in the files of a plane, in the order that files are written."""
 SPARSE_PARTS = {"features": (3, 4, 5), "rgb": (0, 1, 2), "density": (7, 6)}
 """Channels of a voxel in the files of the sparse grid: the gate lies beside the density, where it is read first."""
+_MAX_BLOCK_BYTES = 8 * 2**30
+"""No viewer has room for as much; a reader must not take it because a file says so."""
 JOINED_PARTS = {"features": (3, 4, 5, 6), "rgb_and_density": (0, 1, 2, 7)}
 """Channels in the files of older exports, of planes and sparse grid alike."""
 
@@ -222,6 +225,13 @@ class ArrayFile:
     width: int
     channels: int
 
+    def check(self, folder: Path, params: SubmodelParams) -> None:
+        """Refuse a file that is missing, or so small that it cannot be whole; it is not opened."""
+        if params.array_format == "png":
+            find_file(folder, self.name, (".png",))
+        else:
+            check_size(find_file(folder, self.name, (".raw.gz", ".raw")), self.rows * self.width * self.channels)
+
     def read(self, folder: Path, params: SubmodelParams) -> NDArray[np.uint8]:
         """Its bytes; the errors are those of `read_exactly` and `read_png`."""
         if params.array_format == "png":
@@ -345,8 +355,15 @@ def read_planes(folder: Path, params: SubmodelParams) -> NDArray[np.uint8]:
 def read_blocks(folder: Path, params: SubmodelParams, count: int) -> NDArray[np.uint8]:
     """The first `count` blocks of a submodel's atlas."""
     edge = params.size.edge
+    if count * edge**3 * 8 > _MAX_BLOCK_BYTES:
+        fail(
+            params.file, "the number of blocks", count, f"at most {_MAX_BLOCK_BYTES // (edge**3 * 8)}, which fill 8 GiB"
+        )
+    files = sparse_files(params)
+    for file, *_ in files:
+        file.check(folder, params)
     blocks = np.empty((count, edge, edge, edge, 8), np.uint8)
-    for file, k, channels in sparse_files(params):
+    for file, k, channels in files:
         texels = file.read(folder, params).reshape(-1, params.size.texels[1], file.width, file.channels)
         for layer, part in enumerate(texels):
             unpack_slice(part, k * len(texels) + layer, params.size, blocks, channels)

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,15 @@ import pytest
 from baked_scenes import assert_same_scene, counted_scene, toy_scene
 
 from radcomp_plugins.errors import InputError
+from radcomp_plugins.smerf.atlas import AtlasSize
 from radcomp_plugins.smerf.formats.params import SubmodelParams, read_params
-from radcomp_plugins.smerf.formats.smerf import check_scene, read_smerf, submodel_folder, write_smerf
+from radcomp_plugins.smerf.formats.smerf import (
+    check_scene,
+    read_blocks,
+    read_smerf,
+    submodel_folder,
+    write_smerf,
+)
 from radcomp_plugins.smerf.layout import Layout
 from radcomp_plugins.smerf.voxels import SparseVoxels
 
@@ -227,3 +235,15 @@ def test_folders_of_submodels(written):
     params = read_params(written / "sm_000")
     assert submodel_folder(written / "sm_000", params, 0) == written / "sm_000"
     assert submodel_folder(written / "sm_000", params, 12) == written / "sm_012"
+
+
+def test_memory_is_not_taken_for_blocks_that_are_not_there(written):
+    params = read_params(written / "sm_000")
+    params = dataclasses.replace(params, size=AtlasSize((227, 227, 113), 9), num_slices=5)
+    with pytest.raises(InputError, match="the number of blocks is 5800000, expected at most 1472896"):
+        read_blocks(written / "sm_000", params, 5_800_000)
+    tracemalloc.start()
+    with pytest.raises(InputError, match="compressed size"):
+        read_blocks(written / "sm_000", params, 1_000_000)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
