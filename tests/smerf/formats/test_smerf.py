@@ -12,14 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from baked_scenes import assert_same_scene, counted_scene, toy_scene
+from PIL import Image
 
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.smerf.atlas import AtlasSize
 from radcomp_plugins.smerf.formats.params import SubmodelParams, read_params
 from radcomp_plugins.smerf.formats.smerf import (
+    cell_files,
     check_scene,
+    index_file,
+    plane_files,
     read_blocks,
     read_smerf,
+    sparse_files,
     submodel_folder,
     write_smerf,
 )
@@ -175,7 +180,7 @@ def test_a_missing_submodel(tmp_path):
         read_smerf(tmp_path / "nowhere")
 
 
-def test_uncompressed_and_joined_files_are_read_too(tmp_path):
+def test_uncompressed_joined_and_drawn_files_are_read_too(tmp_path):
     scene = counted_scene(Layout(16, 16))
     write_smerf(tmp_path, scene)
     folder = tmp_path / "sm_000"
@@ -184,8 +189,9 @@ def test_uncompressed_and_joined_files_are_read_too(tmp_path):
         path.unlink()
     (folder / "scene_params.json.gz").unlink()
     assert_same_scene(read_smerf(tmp_path), scene)
-    params = read_params(folder)
-    _join(folder, params)
+    _join(folder, read_params(folder))
+    assert_same_scene(read_smerf(tmp_path), scene)
+    _draw(folder, read_params(folder))
     assert_same_scene(read_smerf(tmp_path), scene)
 
 
@@ -210,6 +216,18 @@ def _join(folder: Path, params: SubmodelParams) -> None:
     values["export_store_rgb_and_density_separately"] = False
     values["export_pad_occupancy_and_distance_grids"] = True
     (folder / "scene_params.json").write_text(json.dumps(values))
+
+
+def _draw(folder: Path, params: SubmodelParams) -> None:
+    """Rewrite the files of arrays as PNG files, as the oldest exports have them."""
+    files = [file for file, *_ in [*plane_files(params), *sparse_files(params)]]
+    files += [index_file(params), *cell_files(params, "occupancy_grid"), *cell_files(params, "distance_grid")]
+    for file in files:
+        texels = file.read(folder, params).reshape(file.rows, file.width, file.channels)
+        Image.fromarray(texels).save(folder / f"{file.name}.png")
+        (folder / f"{file.name}.raw").unlink()
+    values = json.loads((folder / "scene_params.json").read_text())
+    (folder / "scene_params.json").write_text(json.dumps(values | {"export_array_format": "png"}))
 
 
 @pytest.mark.parametrize(
