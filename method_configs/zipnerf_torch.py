@@ -1,4 +1,4 @@
-"""`ns-train zipnerf-torch` and `zipnerf-torch-tiny`: Zip-NeRF without a CUDA extension, on a GPU or on two CPU cores."""
+"""`ns-train zipnerf-torch` and `zipnerf-torch-tiny`: Zip-NeRF without a CUDA extension, on a GPU or two CPU cores."""
 
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
@@ -14,7 +14,7 @@ from radcomp_plugins.teachers.zipnerf.config import (
 from radcomp_plugins.trainer import RunAnywhereTrainerConfig
 
 NUM_STEPS = 25_000
-TINY_STEPS = 6000
+TINY_STEPS = 5000
 
 zipnerf_torch = MethodSpecification(
     config=RunAnywhereTrainerConfig(
@@ -61,7 +61,7 @@ zipnerf_torch_tiny = MethodSpecification(
         pipeline=ZipNerfPipelineConfig(
             datamanager=ZipNerfDataManagerConfig(
                 dataparser=NerfstudioDataParserConfig(),
-                train_num_rays_per_batch=1536,
+                train_num_rays_per_batch=2048,
                 eval_num_rays_per_batch=1024,
             ),
             model=ZipNerfModelConfig(
@@ -76,13 +76,14 @@ zipnerf_torch_tiny = MethodSpecification(
                 bottleneck_dim=15,
                 color_hidden_dim=64,
                 density_activation="exp",
+                density_bias=-2.0,
                 rgb_loss="mse",
                 distortion_loss_mult=0.002,
-                empty_loss_mult=0.01,
+                empty_loss_mult=0.1,
                 hash_decay_mult=0.01,
                 anneal_steps=500,
                 color_weight_threshold=1e-4,
-                skip_weight_threshold=2e-3,
+                skip_weight_threshold=1e-2,
                 skip_after=100,
             ),
         ),

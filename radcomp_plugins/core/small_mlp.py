@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numba import njit
 from torch import Tensor
 
-from radcomp_plugins.core.threads import get_num_threads, run_striped
+from radcomp_plugins.core.threads import run_striped
 
 _BLOCK = 128
 """Samples that go through the network together."""
@@ -141,6 +141,3 @@ def small_mlp(
     if x.device.type == "cpu" and x.dtype == torch.float32:
         return _SmallMlp.apply(x, w1, b1, w2, b2)  # type: ignore[return-value]
     return (torch.relu(x @ w1.T + b1) @ w2.T + b2).squeeze(-1)
-
-
-__all__ = ["get_num_threads", "small_mlp"]

@@ -120,4 +120,3 @@ class ColorNetwork(nn.Module):
         """Colours from the parts of the input, side by side."""
         rgb = self.layers(torch.cat(inputs, dim=-1)).sigmoid()
         return rgb * (1 + 2 * self._PADDING) - self._PADDING
-

@@ -63,9 +63,7 @@ def interlevel_loss(
     return (excess**2 / (proposal_weights + 1e-5)).sum(dim=-1).mean()
 
 
-def distortion_loss(
-    edges: Float[Tensor, "R edges"], weights: Float[Tensor, "R intervals"]
-) -> Float[Tensor, ""]:
+def distortion_loss(edges: Float[Tensor, "R edges"], weights: Float[Tensor, "R intervals"]) -> Float[Tensor, ""]:
     """Distortion of mip-NeRF 360 (Eq. 15), in normalised distance: spread of each ray's weights; the mean over rays.
 
     The double sum over pairs of midpoints is a single one over running sums, because midpoints ascend.

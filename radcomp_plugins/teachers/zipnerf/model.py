@@ -118,21 +118,21 @@ class ZipNerfModel(Model):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """Anneal the resampled weights (mip-NeRF 360, Eq. 18)."""
-
-        def set_anneal(step: int) -> None:
-            progress = min(step / max(self.config.anneal_steps, 1), 1.0)
-            slope = self.config.anneal_slope
-            self.anneal = slope * progress / ((slope - 1) * progress + 1)
-            self.skips = step >= self.config.skip_after
-
+        """What depends on the step."""
         return [
             TrainingCallback(
                 where_to_run=[TrainingCallbackLocation.BEFORE_TRAIN_ITERATION],
                 update_every_num_iters=1,
-                func=set_anneal,
+                func=self.set_step,
             )
         ]
+
+    def set_step(self, step: int) -> None:
+        """Anneal the resampled weights (mip-NeRF 360, Eq. 18), and begin to leave out rays."""
+        progress = min(step / max(self.config.anneal_steps, 1), 1.0)
+        slope = self.config.anneal_slope
+        self.anneal = slope * progress / ((slope - 1) * progress + 1)
+        self.skips = step >= self.config.skip_after
 
     def cones(self, ray_bundle: RayBundle) -> Cones:
         """Rays [R] as cones between the near and far distance of this scene."""

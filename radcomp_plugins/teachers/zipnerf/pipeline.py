@@ -1,5 +1,7 @@
 """Pipeline of Zip-NeRF."""
 
+from typing import Any
+
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
@@ -13,6 +15,12 @@ class ZipNerfPipeline(VanillaPipeline):
 
     config: ZipNerfPipelineConfig
 
+    def __init__(self, config: ZipNerfPipelineConfig, **kwargs: Any) -> None:
+        super().__init__(config, **kwargs)
+        if torch.device(self.device).type == "cpu":
+            # The cores belong to the kernels' pool: torch's own threads spin between its small operations.
+            torch.set_num_threads(1)
+
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
@@ -21,6 +29,3 @@ class ZipNerfPipeline(VanillaPipeline):
         if trainer is not None:
             compat.end_training_at(trainer, trainer.config.max_num_iterations)
         return super().get_training_callbacks(training_callback_attributes)
-
-
-__all__ = ["ZipNerfPipeline", "torch"]

@@ -116,7 +116,7 @@ def march_level(
         turns = (torch.arange(shape[1], device=edges.device) % 2 * (math.pi / 6)).expand(shape)
     points = grid_points(cones.origins, cones.directions, cones.radii, distances, turns, space.box, num_points)
     density, bottleneck = field(points.flatten(1, 2))
-    weights = weights_from_density(density.view(len(edges), -1), distances, opaque_end)
+    weights = weights_from_density(density.view(shape), distances, opaque_end)
     return Level(edges, distances, weights, bottleneck, rays)
 
 

@@ -5,12 +5,14 @@ from jaxtyping import Float
 from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 
+from radcomp_plugins.teachers.ray_chunks import in_chunks
 from radcomp_plugins.teachers.rays import TaughtRays
 from radcomp_plugins.teachers.zipnerf.model import ZipNerfModel
 
-_RAYS_PER_CHUNK = {"cpu": 2048}
-"""Rays asked at once: on the CPU so few that intermediate results stay in the caches."""
-_RAYS_PER_CHUNK_ELSEWHERE = 16_384
+CPU_CHUNK = 2048
+"""Rays asked at once on the CPU: so few that intermediate results stay in the caches."""
+GPU_CHUNK = 16_384
+"""Rays asked at once elsewhere."""
 
 
 class ZipNerfTeacher:
@@ -25,7 +27,7 @@ class ZipNerfTeacher:
 
     @property
     def background(self) -> Float[Tensor, " 3"]:
-        """What the model was trained to see behind the scene, in [0, 1]; grey where that was random."""
+        """What lies behind the scene, in [0, 1]: the dataset's colour, white where it names none."""
         return self.model.background
 
     def to(self, device: torch.device | str) -> "ZipNerfTeacher":
@@ -33,37 +35,26 @@ class ZipNerfTeacher:
         self.model.to(device)
         return self
 
-    @torch.no_grad()
     def query_rays(self, ray_bundle: RayBundle, *, jitter: bool = False) -> TaughtRays:
         """The final level's intervals, weights and premultiplied colours.
 
         Args:
-            ray_bundle: [*batch] unit directions in the scene frame, with the pixel areas that set the cones' width;
-                near and far are set from the model's scene.
+            ray_bundle: [*batch], at least one; unit directions in the scene frame, with the pixel areas that set the
+                cones' width. Near and far are set from the model's scene.
             jitter: place intervals at random within what the proposals allow, from torch's global generator.
         """
-        shape, device = ray_bundle.shape, ray_bundle.origins.device
-        flat = ray_bundle.flatten()
-        chunk = _RAYS_PER_CHUNK.get(device.type, _RAYS_PER_CHUNK_ELSEWHERE)
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        for begin in range(0, len(flat), chunk):
-            cones = self.model.cones(flat[begin : begin + chunk])
-            final = self.model.march(cones, jitter)[-1]
-            rays = len(cones.origins)
-            evenly = torch.linspace(0, 1, final.distances.shape[1], device=device)
-            edges = cones.near + (cones.far - cones.near) * evenly
-            if final.rays is not None:
-                edges = edges.index_copy(0, final.rays, final.distances)
-            else:
-                edges = final.distances
-            parts.append((edges, final.spread(final.weights, rays), self.model.premultiplied_rgb(final, cones)))
-        count = self.model.config.num_samples
-        if not parts:
-            empty = torch.empty(0, device=device)
-            parts = [(empty.view(0, 1).expand(0, count + 1), empty.view(0, 1).expand(0, count), empty.view(0, 1).expand(0, 3))]
-        edges, weights, rgb = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        return TaughtRays(
-            edges=edges.view(*shape, count + 1),
-            weights=weights.view(*shape, count),
-            rgb=rgb.clamp(0, 1).view(*shape, 3),
-        )
+        device = self.model.device
+        size = CPU_CHUNK if device.type == "cpu" else GPU_CHUNK
+        return in_chunks(ray_bundle, device, size, lambda rays: self._answer(rays, jitter))
+
+    @torch.no_grad()
+    def _answer(self, rays: RayBundle, jitter: bool) -> TaughtRays:
+        cones = self.model.cones(rays)
+        final = self.model.march(cones, jitter)[-1]
+        edges = final.distances
+        if final.rays is not None:
+            # Rays into the void have no weights: any edges will do.
+            evenly = torch.linspace(0, 1, edges.shape[1], device=edges.device)
+            edges = torch.lerp(cones.near, cones.far, evenly).index_copy(0, final.rays, edges)
+        rgb = self.model.premultiplied_rgb(final, cones).clamp(0, 1)
+        return TaughtRays(edges=edges, weights=final.spread(final.weights, len(edges)), rgb=rgb)
