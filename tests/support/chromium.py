@@ -137,6 +137,11 @@ class Page:
             time.sleep(0.05)
         raise TimeoutError(f"{condition} did not come true in {timeout} s; messages: {self.messages[-5:]}")
 
+    def close(self) -> None:
+        """Close the tab."""
+        self.command("Page.close")
+        self.socket.close()
+
     def open(self, url: str) -> None:
         """Go to a URL; what earlier pages reported is forgotten."""
         self.messages, self.failures, self.bytes, self.responses = [], [], 0, 0

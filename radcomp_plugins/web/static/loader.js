@@ -47,7 +47,8 @@ async function readBody(answer, url, limit, progress) {
     progress?.(piece.value.length);
     if (total > limit) {
       await reader.cancel();
-      throw new ViewerError(`${fileName(url)} has more than the ${limit} bytes expected: the file is damaged`);
+      const told = `${fileName(url)} has more than the ${limit} bytes expected: the file is damaged`;
+      throw Object.assign(new ViewerError(told), { tooLong: true });
     }
     pieces.push(piece.value);
   }
@@ -60,14 +61,24 @@ async function readBody(answer, url, limit, progress) {
   return bytes;
 }
 
+// What gzip bytes hold; null where they are none, in spite of how they begin.
 async function gunzip(bytes, url, limit) {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   try {
     return await readBody(new Response(stream), url, limit);
   } catch (error) {
-    if (error instanceof ViewerError && !error.message.includes("broke off")) throw error;
-    throw new ViewerError(`${fileName(url)} is damaged: it does not decompress; export or copy the asset again`);
+    if (error instanceof ViewerError && error.tooLong) throw error;
+    return null;
   }
+}
+
+// Files may come compressed or not. Textures that are not may begin as gzip does, if hardly ever.
+async function unpack(bytes, url, limit, size) {
+  if (!isGzip(bytes)) return bytes;
+  const held = await gunzip(bytes, url, limit);
+  if (held && (size < 0 || held.length === size || bytes.length !== size)) return held;
+  if (bytes.length === size) return bytes;
+  throw new ViewerError(`${fileName(url)} is damaged: it does not decompress; export or copy the asset again`);
 }
 
 // The bytes of the first of `urls` that exists, decompressed where they are gzip and `size` does not say otherwise.
@@ -81,7 +92,7 @@ async function fetchFirst(urls, limit, size, { signal, progress } = {}) {
     }
     // Compressed bytes are never much longer than what they hold.
     const bytes = await readBody(answer, url, limit + 4096 + limit / 512, progress);
-    return isGzip(bytes) && bytes.length !== size ? await gunzip(bytes, url, limit) : bytes;
+    return await unpack(bytes, url, limit, size);
   }
   throw new ViewerError(`${fileName(urls[0])} is missing (HTTP ${refused.join(", ")}): the asset is not complete`);
 }

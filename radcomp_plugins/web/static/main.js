@@ -265,6 +265,13 @@ class Viewer {
     this.drawFrame(this.pose(), layers, REFERENCE);
   }
 
+  // As renderOnce() in the middle of a switch, with the submodel before the present one shining through.
+  renderMixed(opacity) {
+    const [present] = this.submodels.layers(performance.now(), false);
+    const before = this.submodels.layersOf(this.submodels.last)[0];
+    this.drawFrame(this.pose(), [before, { ...present, opacity }], REFERENCE);
+  }
+
   // RGBA bytes of what renderOnce() drew, bottom row first; in the same task, before the browser takes the picture.
   readPixels() {
     const { gl, canvas } = this;
@@ -281,6 +288,7 @@ class Viewer {
       switches: this.submodels?.switches ?? 0,
       evictions: this.submodels?.evictions ?? 0,
       fading: this.submodels?.fading ?? false,
+      opacity: this.submodels?.layers(performance.now()).at(-1)?.opacity ?? null,
       textureBytes: this.submodels?.bytes ?? 0,
       fetchedBytes: this.bytes,
       frames: this.drawn.frames,
@@ -314,6 +322,7 @@ function start() {
     clearPose: () => (viewer.fixedPose = null),
     setLoop: (running) => (viewer.running = running),
     renderOnce: () => viewer.renderOnce(),
+    renderMixed: (opacity) => viewer.renderMixed(opacity),
     readPixels: () => viewer.readPixels(),
     stats: () => viewer.stats(),
   };

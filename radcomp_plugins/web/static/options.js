@@ -52,7 +52,7 @@ export function readOptions(location) {
     mode: choice(query, "mode", ["orbit", "fly"], null),
     adaptive: choice(query, "quality", ["adaptive", "reference"], "adaptive") === "adaptive",
     framesPerSecond: number(query, "fps", 1, 240, 30),
-    memory: number(query, "memory", 1, 65536, 1024) * 2 ** 20,
+    memory: number(query, "memory", 0.01, 65536, 1024) * 2 ** 20,
     fadeMs: number(query, "fade", 0, 10000, 500),
     near: number(query, "near", 1e-4, 10, null),
     fieldOfView: number(query, "fov", 1, 170, null),

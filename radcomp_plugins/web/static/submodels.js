@@ -56,7 +56,7 @@ export class Submodels {
   }
 
   switchTo(wanted, now) {
-    this.previous = this.entries.get(this.current)?.state === "ready" ? this.current : -1;
+    this.previous = this.last = this.entries.get(this.current)?.state === "ready" ? this.current : -1;
     this.current = wanted;
     this.fadeStart = now;
     this.switches++;
@@ -70,12 +70,16 @@ export class Submodels {
 
   // Submodels to draw, the first one opaque.
   layers(now, fade = true) {
-    const ready = (index) => this.entries.get(index)?.state === "ready";
-    if (!ready(this.current)) return [];
-    const layer = (index, opacity) => ({ submodel: index, textures: this.entries.get(index).textures, opacity });
-    if (!fade || !ready(this.previous) || this.fadeMs <= 0) return [layer(this.current, 1)];
+    const layers = this.layersOf(this.current);
+    const below = this.layersOf(this.previous);
+    if (!fade || !layers.length || !below.length || this.fadeMs <= 0) return layers;
     const t = Math.min(1, Math.max(0, (now - this.fadeStart) / this.fadeMs));
-    return [layer(this.previous, 1), layer(this.current, t * t * (3 - 2 * t))];
+    return [...below, { ...layers[0], opacity: t * t * (3 - 2 * t) }];
+  }
+
+  layersOf(index) {
+    const entry = this.entries.get(index);
+    return entry?.state === "ready" ? [{ submodel: index, textures: entry.textures, opacity: 1 }] : [];
   }
 
   get fading() {
