@@ -544,11 +544,12 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                 found = {row["path"]: row for row in rows if wanted.items() <= row.items()}
                 heights = [100 * found[p]["stalled"] / found[p]["seconds"] for p in PATHS]
                 first = found[PATHS[0]]["first_picture"]
-                label = f"{label}: first picture after {first:.0f} s"
+                label = f"{label}: first picture after {first:.1f} s"
                 axis.bar(np.arange(len(PATHS)) + 0.2 * (k - 1.5), heights, 0.2, label=label, color=colour)
             axis.set_xticks(range(len(PATHS)), PATHS)
             axis.set_title(f"{name}, {rate:g} Mbit/s", fontsize=9)
-            axis.set_ylim(0, 100)
+            axis.set_ylim(0, 150)  # room for the legend
+            axis.set_yticks(range(0, 101, 25))
             axis.legend(fontsize=6, frameon=False, loc="upper center")
             axis.spines[["top", "right"]].set_visible(False)
         line_axes[0].set_ylabel("% of the way without its submodel")
