@@ -220,3 +220,30 @@ def test_network_variation_of_one_network_is_zero_and_trains():
     assert loss.item() == 0
     assert parameter.grad is not None and parameter.grad.abs().max() == 0
     check_gradient(losses.network_variation, torch.rand(2, 3, 3, 3, 2), torch.rand(2, 3, 3, 3))
+
+
+def test_opacity_likelihood_by_hand():
+    # The teacher stops half of the light in the first interval and half of what is left in the second; so does the
+    # student. Each then costs the entropy of a coin, ln 2, times the light that reaches it.
+    weights, depth = torch.tensor([[0.5, 0.25]]), torch.full((1, 2), math.log(2))
+    everything = torch.ones(1, 2, dtype=torch.bool)
+    assert losses.opacity_likelihood(depth, weights, everything).item() == pytest.approx(1.5 * math.log(2), rel=1e-6)
+    first = torch.tensor([[True, False]])
+    assert losses.opacity_likelihood(depth, weights, first).item() == pytest.approx(math.log(2), rel=1e-6)
+    wall, clear = torch.tensor([[1.0]]), torch.tensor([[0.0]])
+    one = torch.ones(1, 1, dtype=torch.bool)
+    assert losses.opacity_likelihood(torch.tensor([[0.25]]), clear, one).item() == pytest.approx(0.25)
+    assert losses.opacity_likelihood(torch.tensor([[30.0]]), wall, one).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_opacity_likelihood_is_least_where_the_opacities_agree_and_pulls_from_almost_nothing():
+    weights = torch.tensor([[0.3, 0.2, 0.4]], dtype=torch.float64)
+    reaching = torch.tensor([[1.0, 0.7, 0.5]], dtype=torch.float64)
+    seen = torch.ones(1, 3, dtype=torch.bool)
+    agreed = (-torch.log1p(-weights / reaching)).requires_grad_()
+    (slope,) = torch.autograd.grad(losses.opacity_likelihood(agreed, weights, seen), agreed)
+    torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-9, rtol=0)
+    thin = torch.full((1, 3), 1e-5, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(losses.opacity_likelihood(thin, weights, seen), thin)
+    assert (slope < -1e4).all()
+    check_gradient(lambda depth: losses.opacity_likelihood(depth, weights, seen), torch.rand(1, 3) + 0.1)
