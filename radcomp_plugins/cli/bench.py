@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from radcomp_plugins.cli.bench_baked import BenchBaked
+from radcomp_plugins.cli.bench_hashgrid import BenchHashgrid
 from radcomp_plugins.errors import InputError
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class BenchFrames:
 BENCHES = (
     Annotated[BenchRasterizer, tyro.conf.subcommand(name="rasterizer")],
     Annotated[BenchFrames, tyro.conf.subcommand(name="frames")],
+    Annotated[BenchHashgrid, tyro.conf.subcommand(name="hashgrid")],
     Annotated[BenchBaked, tyro.conf.subcommand(name="baked")],
 )
 

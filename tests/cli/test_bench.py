@@ -64,3 +64,31 @@ def test_baked_frames_need_poses(toy, tmp_path):
         run(["bench", "baked", "--asset", str(tmp_path / "asset"), "--poses", "0"])
     with pytest.raises(InputError, match="no baked scene"):
         run(["bench", "baked", "--asset", str(tmp_path)])
+
+
+def test_hashgrid_compares_with_torch_in_both_ways(capsys, monkeypatch):
+    from radcomp_plugins.cli import bench_hashgrid
+
+    monkeypatch.setattr(bench_hashgrid, "CASES", ((2, 8, 300), (2, 8, 400), (9, 9, 10**9)))
+    run(["bench", "hashgrid", "--num-rays", "32", "--repeats", "2", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert [case["points"] for case in result["encoding"]] == [300, 400], "larger cases are left out"
+    for case in result["encoding"]:
+        assert all(case[prefix + name] > 0 for prefix in ("", "torch_") for name in ("forward", "backward"))
+    training = result["training"]
+    assert training["ratio"] == pytest.approx(training["rays_per_second"] / training["torch_rays_per_second"])
+    with pytest.raises(InputError, match="at least 1"):
+        run(["bench", "hashgrid", "--num-rays", "0"])
+
+
+def test_hashgrid_trains_nerfacto_itself_on_torch_and_ours_on_the_kernels():
+    from nerfstudio.models.nerfacto import NerfactoModel
+
+    from radcomp_plugins.cli.bench_hashgrid import nerfacto
+    from radcomp_plugins.teachers.hash_encoding import CpuTwinHashEncoding
+
+    stock, ours = nerfacto(stock=True), nerfacto(stock=False)
+    assert type(stock) is NerfactoModel and not any(isinstance(m, CpuTwinHashEncoding) for m in stock.modules())
+    assert sum(isinstance(m, CpuTwinHashEncoding) for m in ours.modules()) == 3
+    shapes = [[tuple(p.shape) for p in model.parameters()] for model in (stock, ours)]
+    assert shapes[0] == shapes[1] and stock.proposal_sampler.num_nerf_samples_per_ray == 20

@@ -64,9 +64,7 @@ class NerfactoTinyModel(NerfactoModel):
             "ray_samples_list": proposals,
         }
 
-    def get_image_metrics_and_images(
-        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
-    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+    def get_image_metrics_and_images(self, outputs: Any, batch: Any) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Upstream's metrics, and the absolute error as an image."""
         metrics, images = super().get_image_metrics_and_images(outputs, batch)
         truth, drawn = images["img"].chunk(2, dim=1)
