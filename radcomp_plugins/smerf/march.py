@@ -107,10 +107,12 @@ def _plane_texels(planes, plane, size, a, b):
 def _leave_box(z, d, low_x, low_y, low_z, side):
     """Where a ray from the piece's origin z along d leaves a cube."""
     leave = np.inf
-    for axis in range(3):
-        low = low_x if axis == 0 else (low_y if axis == 1 else low_z)
-        if d[axis] != 0.0:
-            leave = min(leave, (low + (side if d[axis] > 0.0 else 0.0) - z[axis]) / d[axis])
+    if d[0] != 0.0:
+        leave = min(leave, (low_x + (side if d[0] > 0.0 else 0.0) - z[0]) / d[0])
+    if d[1] != 0.0:
+        leave = min(leave, (low_y + (side if d[1] > 0.0 else 0.0) - z[1]) / d[1])
+    if d[2] != 0.0:
+        leave = min(leave, (low_z + (side if d[2] > 0.0 else 0.0) - z[2]) / d[2])
     return leave
 
 
@@ -157,9 +159,11 @@ def march_rays(
         depth: [N] float32, written.
     """
     texel = 4.0 / texels
+    per_scale = 1.0 / scale
     dt = texel / step_mult
     cell = _CELL * texel
     cells = occupancy.shape[0]
+    per_texel, per_cell, per_block = 0.25 * texels, 0.25 * texels / _CELL, 1.0 / (block_side - 1)
     block_size = block_side - 1
     grid_blocks = block_indices.shape[0]
     per_voxel = 0.25 * grid_blocks * block_size
@@ -209,7 +213,7 @@ def march_rays(
                     t, box_end, t_known = enter + 0.5 * dt, -np.inf, -1.0
                 x, y, z = z0[0] + t * dz[0], z0[1] + t * dz[1], z0[2] + t * dz[2]
 
-                px, py, pz = (x + 2.0) / cell, (y + 2.0) / cell, (z + 2.0) / cell
+                px, py, pz = (x + 2.0) * per_cell, (y + 2.0) * per_cell, (z + 2.0) * per_cell
                 cx, cy, cz = math.floor(px), math.floor(py), math.floor(pz)
                 ix = min(max(int(cx), 0), cells - 1)
                 iy = min(max(int(cy), 0), cells - 1)
@@ -240,7 +244,7 @@ def march_rays(
                         continue
 
                 vx, vy, vz = (x + 2.0) * per_voxel - 0.5, (y + 2.0) * per_voxel - 0.5, (z + 2.0) * per_voxel - 0.5
-                bx, by, bz = math.floor(vx / block_size), math.floor(vy / block_size), math.floor(vz / block_size)
+                bx, by, bz = math.floor(vx * per_block), math.floor(vy * per_block), math.floor(vz * per_block)
                 block = block_indices[
                     min(max(int(bx), 0), grid_blocks - 1),
                     min(max(int(by), 0), grid_blocks - 1),
@@ -257,7 +261,7 @@ def march_rays(
                     min(max(vy - block_size * by, 0.0), float(block_size)),
                     min(max(vz - block_size * bz, 0.0), float(block_size)),
                 )
-                tx, ty, tz = (x + 2.0) / texel - 0.5, (y + 2.0) / texel - 0.5, (z + 2.0) / texel - 0.5
+                tx, ty, tz = (x + 2.0) * per_texel - 0.5, (y + 2.0) * per_texel - 0.5, (z + 2.0) * per_texel - 0.5
                 plane = _plane_texels(planes, 0, texels, ty, tz) + _plane_texels(planes, 1, texels, tx, tz)
                 plane = plane + _plane_texels(planes, 2, texels, tx, ty)
                 plane = plane + simd.swap_halves(plane)
@@ -274,7 +278,7 @@ def march_rays(
                 x1, y1, w1 = uncontract(z0[0] + t_next * dz[0], z0[1] + t_next * dz[1], z0[2] + t_next * dz[2])
                 t_known = t_next
                 dx, dy, dw = x1 - x0, y1 - y0, w1 - w0
-                step_length = math.sqrt(dx * dx + dy * dy + dw * dw) / scale
+                step_length = math.sqrt(dx * dx + dy * dy + dw * dw) * per_scale
                 log_density = float(simd.lane(sparse, DENSITY)) + float(gate) * float(simd.lane(plane, DENSITY)) - 1.0
                 alpha = 1.0 - math.exp(-math.exp(min(log_density, _MAX_LOG_DENSITY)) * step_length)
                 if alpha > MIN_ALPHA:
