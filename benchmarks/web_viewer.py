@@ -95,8 +95,8 @@ def python_picture(renderer: Renderer, pose: dict[str, Any], width: int, height:
         c2w,
         projection[0] * width / 2,
         projection[5] * height / 2,
-        width / 2 * (1 + projection[8]),
-        height / 2 * (1 - projection[9]),
+        width / 2 * (1 - projection[8]),
+        height / 2 * (1 + projection[9]),
         width,
         height,
         near=projection[14] / (projection[10] - 1.0),
@@ -118,7 +118,7 @@ def complaints(page: Page) -> list[str]:
 def open_ours(browser: Browser, address: str, width: int, height: int) -> tuple[Page, dict[str, Any]]:
     """Our viewer, loaded, with what it took to the first picture."""
     page = browser.new_page()
-    page.open(f"{address}/?asset=/asset&size={width}x{height}&quality=reference&loop=off&panel=off")
+    page.open(f"{address}&size={width}x{height}&quality=reference&loop=off&panel=off")
     page.wait_for("window.radcomp")
     start = time.perf_counter()
     page.evaluate("radcomp.ready.then(() => { radcomp.renderOnce(); radcomp.readPixels(); })", timeout=300)
@@ -171,7 +171,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_address[1]}"
         before = browser.resident_bytes()
-        ours, opened = open_ours(browser, address, width, height)
+        ours, opened = open_ours(browser, server.url, width, height)
         report["browser"] = ours.evaluate("navigator.userAgent")
         report["seconds_to_first_picture"] = opened["seconds_to_first_picture"]
         report["bytes_to_first_picture"] = opened["firstPicture"]["bytes"]

@@ -297,7 +297,10 @@ class AssetServer(ThreadingHTTPServer):
         """Where a browser finds the viewer with the asset opened."""
         host, port = self.server_address[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(str(host), f"[{host}]" if ":" in str(host) else host)
-        return f"http://{host}:{port}/?asset=/asset"
+        folder = self.roots["/asset/"]
+        inside = sorted(path.parent.name for path in folder.glob("sm_[0-9][0-9][0-9]/scene_params.json"))
+        name = inside[0] if inside else "scene_params.json"
+        return f"http://{host}:{port}/?asset=/asset/{name}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of browsers that close a connection early; anything else is printed as ever."""

@@ -21,7 +21,7 @@ def test_serves_until_interrupted(tmp_path: Path):
         assert process.stdout is not None
         found = None
         for line in process.stdout:
-            if found := re.search(r"http://127\.0\.0\.1:\d+/\?asset=/asset", line):
+            if found := re.search(r"http://127\.0\.0\.1:\d+/\?asset=/asset/scene_params\.json", line):
                 break
         assert found, process.stderr and process.stderr.read()
         with urllib.request.urlopen(found.group(0), timeout=10) as answer:

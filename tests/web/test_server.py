@@ -66,7 +66,12 @@ def test_viewer_is_at_the_root(server: AssetServer):
     assert body == (STATIC / "index.html").read_bytes()
     answer, body = ask(server, "/main.js")
     assert answer.status == 200 and answer.headers["Content-Type"].startswith("text/javascript")
-    assert server.url == f"http://127.0.0.1:{server.server_address[1]}/?asset=/asset"
+    assert server.url == f"http://127.0.0.1:{server.server_address[1]}/?asset=/asset/sm_000"
+
+
+def test_address_of_a_single_submodel(asset: Path):
+    with AssetServer(asset / "sm_000", port=0) as server:
+        assert server.url.endswith("/?asset=/asset/scene_params.json")
 
 
 def test_every_module_that_the_viewer_imports_is_there():

@@ -61,7 +61,7 @@ def serve() -> Iterator[Callable[[Path], str]]:
         server = AssetServer(folder, port=0)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         servers.append(server)
-        return f"{server.url}&size={WIDTH}x{HEIGHT}&quality=reference&loop=off"
+        return f"{server.url.split('?')[0]}?asset=/asset&size={WIDTH}x{HEIGHT}&quality=reference&loop=off"
 
     yield start
     for server in servers:
@@ -306,6 +306,15 @@ def test_opens_from_a_plain_static_host(page: Page, serve: Callable, assets: dic
         path.unlink()
     opened(page, serve(folder))
     assert psnr(picture(page, 0), expected(scene(1), 0)) > 40.0
+
+
+def test_the_server_names_a_start(page: Page, assets: dict[int, Path]):
+    for folder in (assets[1], assets[1] / "sm_000", assets[2]):
+        with AssetServer(folder, port=0) as server:
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+            opened(page, f"{server.url}&size={WIDTH}x{HEIGHT}&loop=off")
+            assert page.messages == [] and page.failures == []
+            server.shutdown()
 
 
 def test_draws_by_itself_and_adapts(page: Page, serve: Callable, assets: dict[int, Path]):

@@ -14,9 +14,9 @@ import { Submodels } from "./submodels.js";
 import { readOptions } from "./options.js";
 
 // Folder and content of the scene_params.json to begin with: the address is that of a scene or of one submodel.
-async function findScene(folder) {
+async function findScene(folder, direct) {
   const params = (url) => fetchJson(url, "scene_params.json", { plainOnly: true });
-  if (/\/sm_\d{3}\/$/.test(new URL(folder).pathname)) return { folder, params: await params(folder) };
+  if (direct) return { folder, params: await params(folder) };
   // Our exports list their files; other hosts' folders are tried for what they usually hold.
   const missing = (error) => {
     if (!(error instanceof ViewerError) || !error.message.includes("is missing")) throw error;
@@ -66,7 +66,7 @@ class Viewer {
     this.canvas.addEventListener("webglcontextlost", (event) => this.lost(event));
     this.canvas.addEventListener("webglcontextrestored", () => this.restored());
     const progress = (bytes) => (this.jsonBytes += bytes);
-    const { folder, params } = await findScene(this.options.asset);
+    const { folder, params } = await findScene(this.options.asset, this.options.direct);
     this.layout = parseLayout(params);
     const [network, frames] = await Promise.all([
       fetchJson(folder, "deferred_mlp.json", { preferGzip: this.layout.preferGzip, limit: 2 ** 30, progress }),

@@ -39,6 +39,9 @@ export function readOptions(location) {
     );
   }
   folder.search = folder.hash = "";
+  // The file itself may be named, too: then nothing else is asked for to find it.
+  const direct = folder.pathname.endsWith("/scene_params.json/");
+  if (direct) folder.pathname = folder.pathname.replace(/scene_params\.json\/$/, "");
   const size = query.get("size")?.match(/^(\d{1,4})[,x](\d{1,4})$/);
   if (query.get("size") && !size) throw new ViewerError(`the address says size=${query.get("size")}, expected 640x360`);
   const background = query.get("background");
@@ -47,6 +50,7 @@ export function readOptions(location) {
   }
   return {
     asset: folder.href,
+    direct: direct || /\/sm_\d{3}\/$/.test(folder.pathname),
     size: size ? [Number(size[1]), Number(size[2])] : null,
     frame: Math.floor(number(query, "pose", 0, 1e6, 0)),
     mode: choice(query, "mode", ["orbit", "fly"], null),
