@@ -116,6 +116,7 @@ smerf_tiny = _spec(
     SmerfPipelineConfig(
         datamanager=SmerfDatamanagerConfig(dataparser=NerfstudioDataParserConfig(), eval_num_rays_per_batch=1024),
         model=SmerfModelConfig(
+            submodel_scale_factor=3.0,
             triplane_resolution=768,
             sparse_resolution=192,
             hash_levels=8,

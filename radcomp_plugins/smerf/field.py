@@ -38,15 +38,25 @@ def density_of(pre: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     return (pre - 1.0).clamp(max=MAX_LOG_DENSITY).exp()
 
 
-def initial_raw_density(layout: Layout) -> float:
-    """What the network gives every texel's density at first, so that a voxel of the linear region has a depth of 0.1.
+FIRST_GATE = 1.0
+"""The gate of every voxel at first. From 0 neither the planes nor the gate would have a gradient: each weighs the
+other's, and the planes would join in only after the voxels had learned what they can alone."""
+
+
+def first_values(layout: Layout) -> Float[Tensor, " 8"]:
+    """What the network gives every texel at first, before the sigmoid: no colour, an open gate, and so much density
+    that a voxel of the linear region has an optical depth of 0.1.
 
     Density is the exponential of what is stored. From nothing it does not grow, because its gradient is as small as
     itself, and before a white background all of the scene then ends up as nothing.
     """
     density = 0.1 * layout.submodel_scale / layout.triplane_voxel
-    share = 0.5 + 0.5 * (1.0 + math.log(density)) / RANGE_DENSITY
-    return math.log(share / (1.0 - share))
+    gate = FIRST_GATE if layout.feature_gating else 1.0
+    value = torch.zeros(NUM_CHANNELS)
+    value[DENSITY] = (1.0 + math.log(density)) / (1.0 + 3.0 * gate) / RANGE_DENSITY
+    if layout.feature_gating:
+        value[GATE] = FIRST_GATE / RANGE_FEATURES
+    return torch.logit(0.5 + 0.5 * value)
 
 
 @dataclass(frozen=True)
@@ -93,8 +103,7 @@ class SmerfField(nn.Module):
             width = hidden_width
         self.network = nn.Sequential(*layers, nn.Linear(width, NUM_CHANNELS))
         with torch.no_grad():
-            self.network[-1].bias.zero_()
-            self.network[-1].bias[DENSITY] = initial_raw_density(layout)  # type: ignore[index]
+            self.network[-1].bias.copy_(first_values(layout))
 
     def texels(self, codes: Int[Tensor, " U"]) -> Float[Tensor, "U 8"]:
         """The raw values, before the sigmoid, that the network gives to texels."""

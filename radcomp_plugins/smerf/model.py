@@ -246,7 +246,8 @@ class SmerfModel(Model):
             return torch.zeros((), device=device)
         points = torch.rand(count, 3, device=device) * 4.0 - 2.0
         row = torch.randint(len(self.submodels), (count,), device=device)
-        inside = self.occupancy.contains(points, row)
+        # Contraction reaches no point with two coordinates beyond 1.
+        inside = self.occupancy.contains(points, row) & ((points.abs() > 1.0).sum(dim=-1) <= 1)
         points, row = uncontract(points[inside]), row[inside]
         if len(points) == 0:
             return torch.zeros((), device=device)
