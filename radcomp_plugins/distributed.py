@@ -37,6 +37,15 @@ def distributed_step(
     return compute if world_size == 1 else _DistributedStep(model, compute)
 
 
+def any_process(mask: Tensor) -> Tensor:
+    """Where a mask is set in any of the processes; all of them have to ask. The mask itself where there is but one."""
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return mask
+    found = mask.to(torch.uint8)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return found.bool()
+
+
 class _Losses(nn.Module):
     """What DistributedDataParallel wraps: from a batch to its losses alone.
 
@@ -62,7 +71,11 @@ class _DistributedStep:
         device = next(model.parameters()).device
         # A submodel that a process's rays do not meet gets no gradient there.
         self.wrapped = DistributedDataParallel(
-            self.losses, device_ids=[device] if device.type == "cuda" else None, find_unused_parameters=True
+            self.losses,
+            device_ids=[device] if device.type == "cuda" else None,
+            find_unused_parameters=True,
+            # Buffers are not trained: what changes them keeps them equal (`any_process`), without a copy every step.
+            broadcast_buffers=False,
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> StepResult:

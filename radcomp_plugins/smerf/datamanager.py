@@ -25,6 +25,15 @@ class SmerfDatamanager(VanillaDataManager[InputDataset]):
         dataset.metadata[CAMERA_ORIGINS] = dataset.cameras.camera_to_worlds[:, :3, 3].clone()
         return dataset
 
+    def _get_pixel_sampler(self, dataset: InputDataset, num_rays_per_batch: int) -> Any:
+        """Upstream's, which first rounds the number of rays down to whole patches of its default size, 32 x 32.
+
+        Below 1,024 rays it would draw none.
+        """
+        sampler = super()._get_pixel_sampler(dataset, num_rays_per_batch)
+        sampler.set_num_rays_per_batch(num_rays_per_batch)
+        return sampler
+
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
         """Patches of rays and their pixels; rank and step decide which."""
         with torch.random.fork_rng(devices=[]):

@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from scipy import ndimage
 from torch import Tensor, nn
 
+from radcomp_plugins.distributed import any_process
+
 MAX_DISTANCE = 255
 
 
@@ -63,7 +65,8 @@ class Occupancy(nn.Module):
 
     def prune(self) -> None:
         """Empty every cell that neither has been seen to matter nor touches one that has, and look afresh."""
-        near = torch.nn.functional.max_pool3d(self.seen.float().unsqueeze(1), 3, stride=1, padding=1)[:, 0] > 0
+        seen = any_process(self.seen)
+        near = torch.nn.functional.max_pool3d(seen.float().unsqueeze(1), 3, stride=1, padding=1)[:, 0] > 0
         self.cells &= near
         self.seen.zero_()
         self.measure()

@@ -11,6 +11,7 @@ from nerfstudio.utils.rich_utils import CONSOLE, get_progress
 from torch import Tensor
 
 from radcomp_plugins import compat
+from radcomp_plugins.distributed import any_process, distributed_step
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.smerf.config import SmerfPipelineConfig
 from radcomp_plugins.smerf.datamanager import SmerfDatamanager
@@ -37,7 +38,10 @@ class SmerfPipeline(VanillaPipeline):
             self._teacher = [load_ray_teacher(required_teacher(config, "smerf"), device)]
         manager: Any = config.datamanager
         manager.train_num_rays_per_batch = config.pool_patches * 9
+        processes = kwargs.pop("world_size", 1)
         super().__init__(config, device, test_mode, **kwargs)
+        self.world_size = processes
+        self._step = distributed_step(self.model, self.losses, processes)
         self.datamanager.seed = config.seed
         self.total_steps = 1
 
@@ -65,11 +69,12 @@ class SmerfPipeline(VanillaPipeline):
         Raises:
             InputError: the teacher sees nothing at all from the training cameras.
         """
-        pools = -(-self.config.occupancy_rays // (9 * self.config.pool_patches))
+        pools = -(-self.config.occupancy_rays // (9 * self.config.pool_patches * self.world_size))
         with get_progress("Asking the teacher where the scene is", suffix="pools/s") as progress:
             for index in progress.track(range(pools)):
                 points, origins = weighty_points(self.draw_pool(-1 - index), self.config.occupancy_threshold)
                 self.model.mark_occupied(points, origins)
+        self.model.occupancy.cells = any_process(self.model.occupancy.cells)
         self.model.occupancy.measure()
         occupied = int(self.model.occupancy.cells.sum())
         if occupied == 0:
@@ -109,7 +114,11 @@ class SmerfPipeline(VanillaPipeline):
         return pool.select(order[turn * count : (turn + 1) * count].to(pool.origins.device))
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
-        """A step on taught patches."""
+        """A step on taught patches; of several processes, each on its own."""
+        return self._step(step)
+
+    def losses(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
+        """Outputs, losses and metrics of this process's patches."""
         pool = self.patches_of(step)
         self.model.set_progress(step, self.total_steps)
         rays = RayBundle(
@@ -119,7 +128,7 @@ class SmerfPipeline(VanillaPipeline):
         )
         rays.metadata = {"pool": pool}  # type: ignore[dict-item]  # no per-ray tensor: set after the shapes are checked
         with self.seeded(step, 3):
-            outputs = self._model(rays)
+            outputs = self.model(rays)
             metrics = self.model.get_metrics_dict(outputs, {})
             return outputs, self.model.get_loss_dict(outputs, {}, metrics), metrics
 
