@@ -30,7 +30,7 @@ from radcomp_plugins.splats.evaluate import composite
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402 - the backend has to be chosen first
 
-FIELDS = ("run", "method", "training_seconds", "scale", "width", "height", "views", "psnr")
+FIELDS: tuple[str, ...] = ("run", "method", "training_seconds", "scale", "width", "height", "views", "psnr")
 
 
 def shrink(image: Float[Tensor, "H W 3"], factor: int) -> Float[Tensor, "h w 3"]:
@@ -85,8 +85,8 @@ class Antialias:
         config, pipeline, checkpoint, _ = compat.load_run(run)
         folder = run if run.is_dir() else run.parent
         seconds = checkpoint.stat().st_mtime - (folder / "config.yml").stat().st_mtime
-        model, dataset = pipeline.model, pipeline.datamanager.eval_dataset  # type: ignore[union-attr]
-        if len(dataset) == 0:
+        model, dataset = pipeline.model, pipeline.datamanager.eval_dataset
+        if dataset is None or len(dataset) == 0:
             raise InputError(f"{run}: its dataset has no held-out views")
         count = min(self.num_views, len(dataset)) or len(dataset)
         chosen = torch.linspace(0, len(dataset) - 1, count).round().long().tolist()

@@ -10,6 +10,7 @@ Tables have nerfstudio's layout [L * T, F] and its hash. A level whose corners a
 
 import functools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -300,9 +301,60 @@ def cone_encode(
         raise ValueError(f"points: got {points.shape[2]} per sample, expected at most {_MAX_POINTS}")
     if points.requires_grad:
         raise ValueError("points: got requires_grad, expected a detached tensor")
-    if table.device.type == "cpu":
-        return _ConeEncode.apply(points, table, resolutions, log2_size)  # type: ignore[return-value]
-    return cone_encode_torch(points, table, resolutions, log2_size)
+    function = _ConeEncode if table.device.type == "cpu" else _ConeEncodeTorch
+    return function.apply(points, table, resolutions, log2_size)  # type: ignore[return-value]
+
+
+def _corners_torch(points: Tensor, resolution: float, log2_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Table entries [N, M] within a level, and factors [N, M], of each of the eight corners in turn."""
+    x = points[:3].clamp(0, 1) * resolution
+    base = x.long()
+    fraction = x - base
+    fade = torch.erf(1 / (math.sqrt(8.0) * resolution * points[3].clamp_min(1e-12))) / points.shape[2]
+    side = round(resolution) + 1
+    is_dense = bool(dense_levels(torch.tensor([resolution]), log2_size))
+    for corner in range(8):
+        offset = [corner & 1, corner >> 1 & 1, corner >> 2]
+        at = [base[axis] + offset[axis] for axis in range(3)]
+        factor = fade
+        for axis in range(3):
+            factor = factor * (fraction[axis] if offset[axis] else 1 - fraction[axis])
+        if is_dense:
+            at = [value.clamp(max=side - 1) for value in at]
+            yield at[0] + side * (at[1] + side * at[2]), factor
+        else:
+            yield (at[0] ^ (at[1] * PRIMES[1]) ^ (at[2] * PRIMES[2])) & (2**log2_size - 1), factor
+
+
+class _ConeEncodeTorch(torch.autograd.Function):
+    """The twin of `_ConeEncode` in plain torch, for any device and float type.
+
+    Both directions go corner by corner and keep nothing but the points: autograd's own record would take 16 GB at the
+    paper's settings.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, table: Tensor, resolutions: Tensor, log2_size: int) -> Tensor:
+        ctx.saved = (points, resolutions.tolist(), log2_size, table.shape)
+        columns = []
+        for level, resolution in enumerate(ctx.saved[1]):
+            values = table[level << log2_size : (level + 1) << log2_size]
+            total = table.new_zeros(points.shape[1], table.shape[1])
+            for index, factor in _corners_torch(points, resolution, log2_size):
+                total += torch.einsum("nm,nmf->nf", factor, values[index])
+            columns.append(total)
+        return torch.cat(columns, dim=-1)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
+        points, resolutions, log2_size, shape = ctx.saved
+        grad_table = grad_outputs[0].new_zeros(shape)
+        parts = grad_outputs[0].split(shape[1], dim=-1)
+        for level, (resolution, part) in enumerate(zip(resolutions, parts, strict=True)):
+            into = grad_table[level << log2_size : (level + 1) << log2_size]
+            for index, factor in _corners_torch(points, resolution, log2_size):
+                into.index_add_(0, index.flatten(), (factor[..., None] * part[:, None]).flatten(0, 1))
+        return None, grad_table, None, None
 
 
 def cone_encode_torch(
@@ -311,28 +363,5 @@ def cone_encode_torch(
     resolutions: Float[Tensor, " L"],
     log2_size: int,
 ) -> Float[Tensor, "N features"]:
-    """`cone_encode` in plain torch, for any device and float type; a level at a time, which bounds the memory."""
-    columns = []
-    is_dense = dense_levels(resolutions, log2_size).tolist()
-    positions, stds = points[:3].clamp(0, 1), points[3].clamp_min(1e-12)
-    for level, resolution in enumerate(resolutions.tolist()):
-        x = positions * resolution
-        base = x.long()
-        fraction = x - base
-        fade = torch.erf(1 / (math.sqrt(8.0) * resolution * stds))
-        total = torch.zeros(points.shape[1], table.shape[1], dtype=table.dtype, device=table.device)
-        for corner in range(8):
-            offset = [corner & 1, corner >> 1 & 1, corner >> 2]
-            at = [base[axis] + offset[axis] for axis in range(3)]
-            if is_dense[level]:
-                side = round(resolution) + 1
-                at = [value.clamp(max=side - 1) for value in at]
-                index = at[0] + side * (at[1] + side * at[2])
-            else:
-                index = (at[0] ^ (at[1] * PRIMES[1]) ^ (at[2] * PRIMES[2])) & (2**log2_size - 1)
-            factor = fade
-            for axis in range(3):
-                factor = factor * (fraction[axis] if offset[axis] else 1 - fraction[axis])
-            total = total + (factor[..., None] * table[(level << log2_size) + index]).mean(dim=1)
-        columns.append(total)
-    return torch.cat(columns, dim=-1)
+    """`cone_encode` in plain torch, whatever the device and float type."""
+    return _ConeEncodeTorch.apply(points, table, resolutions, log2_size)  # type: ignore[return-value]

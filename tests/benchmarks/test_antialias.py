@@ -1,6 +1,7 @@
 """The parts of the anti-aliasing benchmark that decide what is compared with what."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,6 +41,8 @@ def test_a_small_pictures_rays_go_through_the_middle_of_the_pixels_they_stand_fo
 
 
 def test_the_plot_is_written(tmp_path: Path) -> None:
-    rows = [dict(zip(FIELDS, ("a", "m", 60, scale, 4, 4, 1, 30.0), strict=True)) for scale in (1.0, 0.5)]
+    rows: list[dict[str, Any]] = [
+        dict(zip(FIELDS, ("a", "m", 60, scale, 4, 4, 1, 30.0), strict=True)) for scale in (1.0, 0.5)
+    ]
     plot(rows, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000

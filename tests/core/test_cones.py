@@ -1,6 +1,7 @@
 """Cone samples: moments, contraction and the kernel against torch."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from radcomp_plugins.core import cones
 BOX = torch.tensor([[-1.0, -2.0, 0.0], [1.0, 1.0, 2.5]])
 
 
-def rays(count: int = 5, intervals: int = 4) -> dict[str, torch.Tensor]:
+def rays(count: int = 5, intervals: int = 4) -> dict[str, Any]:
     directions = torch.nn.functional.normalize(torch.randn(count, 3), dim=-1)
     directions[0] = torch.tensor([0.0, 0.0, 1.0])
     return {

@@ -77,6 +77,18 @@ def test_gradients_reach_the_table_as_in_plain_torch(features: int) -> None:
     assert not found[: 2**LOG2_SIZE].any() and found[2**LOG2_SIZE :].any()
 
 
+def test_the_torch_twins_gradient_is_that_of_its_values() -> None:
+    points, table, resolutions = inputs(2, samples=4)
+    points, table = points.double(), table.double().requires_grad_()
+    out = cone_encode_torch(points, table, resolutions, LOG2_SIZE)
+    weights = torch.randn_like(out)
+    (grad,) = torch.autograd.grad((out * weights).sum(), table)
+    # The encoding is linear in the table: the gradient times any table is the change of the output.
+    other = torch.randn_like(table)
+    change = (cone_encode_torch(points, other, resolutions, LOG2_SIZE) * weights).sum()
+    torch.testing.assert_close((grad * other).sum(), change)
+
+
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     points, table, resolutions = inputs(4, samples=3000)
     table.requires_grad_()

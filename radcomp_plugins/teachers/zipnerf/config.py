@@ -82,6 +82,9 @@ class ZipNerfModelConfig(ModelConfig):
     """Width of the proposal fields' hidden layer. The paper: 64."""
     base_resolution: int = 16
     """Cells along the modelled cube of the coarsest level; each next level has twice as many."""
+    contracted_resolution_factor: int = 1
+    """What the resolutions of all levels are multiplied by in a contracted scene, where the unit ball fills only half
+    of the cube's side. The paper: 1. 2 gives what is in the ball the cells that a box of side 2 would give it."""
     num_levels: int = 10
     """Grid levels of the final field; 10 levels from 16 end at 8192. The paper: 10."""
     log2_size: int = 21

@@ -33,8 +33,13 @@ class ConeGrid(nn.Module):
         self.log2_size, self.num_levels = log2_size, num_levels
         table = torch.empty(num_levels << log2_size, features).uniform_(-_INIT_RANGE, _INIT_RANGE)
         self.table = nn.Parameter(table)
-        resolutions = torch.tensor([float(base_resolution << level) for level in range(num_levels)])
-        self.register_buffer("resolutions", resolutions, persistent=False)
+        self.register_buffer("resolutions", torch.empty(num_levels), persistent=False)
+        self.set_base_resolution(base_resolution)
+
+    def set_base_resolution(self, base_resolution: int) -> None:
+        """Cells along the unit cube of the coarsest level; each next one has twice as many."""
+        for level in range(self.num_levels):
+            self.resolutions[level] = float(base_resolution << level)
 
     @property
     def out_dim(self) -> int:
@@ -71,19 +76,18 @@ class DensityField(nn.Module):
     ) -> None:
         super().__init__()
         self.grid = grid
-        self.layers = nn.Sequential(
-            nn.Linear(grid.out_dim, hidden_dim), nn.ReLU(inplace=True), nn.Linear(hidden_dim, 1 + bottleneck_dim)
-        )
+        self.hidden = nn.Linear(grid.out_dim, hidden_dim)
+        self.out = nn.Linear(hidden_dim, 1 + bottleneck_dim)
+        self._is_small = bottleneck_dim == 0 and hidden_dim <= _SMALL_WIDTH
         self._activation, self._bias = _activation(activation), bias
 
     def forward(self, points: Float[Tensor, "4 N M"]) -> tuple[Float[Tensor, " N"], Float[Tensor, "N bottleneck"]]:
         """Density, per scene unit, and the bottleneck."""
         features = self.grid(points)
-        first, last = self.layers[0], self.layers[2]
-        if last.out_features == 1 and first.out_features <= _SMALL_WIDTH:
-            raw = small_mlp(features, first.weight, first.bias, last.weight, last.bias)
+        if self._is_small:
+            raw = small_mlp(features, self.hidden.weight, self.hidden.bias, self.out.weight, self.out.bias)
             return self._activation(raw + self._bias), features[:, :0]
-        out = self.layers(features)
+        out = self.out(torch.relu(self.hidden(features)))
         return self._activation(out[:, 0] + self._bias), out[:, 1:]
 
 

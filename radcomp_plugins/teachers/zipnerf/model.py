@@ -94,9 +94,13 @@ class ZipNerfModel(Model):
         self._read_scene()
 
     def _read_scene(self) -> None:
-        """Plain values of the buffers that steer the program, so that no step waits for a device."""
+        """Take over what the buffers say, as plain values: no step should wait for a device to tell."""
         self._bounded = bool(self.is_box)
         self._kind = BACKGROUNDS[int(self.background_kind)]
+        factor = 1 if self._bounded else self.config.contracted_resolution_factor
+        for module in self.modules():
+            if isinstance(module, ConeGrid):
+                module.set_base_resolution(self.config.base_resolution * factor)
 
     def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
         """Take on a checkpoint's parameters, box and background."""

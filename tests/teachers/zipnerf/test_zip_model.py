@@ -10,6 +10,7 @@ from tiny_zipnerf import OBJECT, rays_at, red_ball, tiny_config, tiny_model
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.teachers.zipnerf import render
 from radcomp_plugins.teachers.zipnerf.datamanager import ALPHA_KEY, BACKGROUND_KEY
+from radcomp_plugins.teachers.zipnerf.field import DensityField
 from radcomp_plugins.teachers.zipnerf.model import ZipNerfModel
 
 
@@ -54,6 +55,18 @@ def test_the_dataset_decides_what_lies_behind(
     assert model.opaque_end == (kind == "last_sample")
 
 
+def test_contracted_grids_can_be_finer() -> None:
+    """The resolutions follow the scene, also where a checkpoint says what it is."""
+    boxed, contracted = (
+        tiny_model(OBJECT, contracted_resolution_factor=2),
+        tiny_model({}, contracted_resolution_factor=2),
+    )
+    assert boxed.field.grid.resolutions.tolist() == [8, 16, 32, 64]
+    assert contracted.field.grid.resolutions.tolist() == [16, 32, 64, 128]
+    boxed.load_state_dict(contracted.state_dict())
+    assert boxed.field.grid.resolutions.tolist() == [16, 32, 64, 128]
+
+
 def test_a_checkpoint_brings_its_scene_along() -> None:
     model = tiny_model(OBJECT, scene_bounds="box")
     model.box[:] = torch.tensor([[-1.0, -1, -1], [2.0, 2, 2]])
@@ -64,7 +77,8 @@ def test_a_checkpoint_brings_its_scene_along() -> None:
     other.load_state_dict({**model.state_dict(), "lpips.net.weight": torch.zeros(1)})
     assert other._bounded and other._kind == "random" and torch.equal(other.box, model.box)
     rays = rays_at(targets(20))
-    model.eval(), other.eval()
+    model.eval()
+    other.eval()
     with torch.no_grad():
         assert torch.equal(model(rays)["rgb"], other(rays)["rgb"])
 
@@ -87,7 +101,9 @@ def test_all_losses_reach_what_they_are_for() -> None:
     rays = rays_at(targets(64))
     losses = model.get_loss_dict(model(rays), {"image": red_ball(rays)})
     assert set(losses) == {"rgb_loss", "interlevel_loss", "empty_loss", "distortion_loss", "hash_decay"}
-    proposal, final = model.proposals[0].grid.table, model.field.grid.table  # type: ignore[union-attr]
+    first = model.proposals[0]
+    assert isinstance(first, DensityField)
+    proposal, final = first.grid.table, model.field.grid.table
 
     def reaches(name: str, table: torch.Tensor) -> bool:
         (grad,) = torch.autograd.grad(losses[name], table, retain_graph=True, allow_unused=True)
