@@ -29,6 +29,7 @@ def test_values_and_gradients_are_nerfstudios(options):
         out = module(points)
         out.backward(grads)
         # On grid points nerfstudio's floor and ceiling meet, where its slope is that of nothing.
+        assert points.grad is not None
         results.append((out, module.hash_table.grad, points.grad[50:]))
     torch.testing.assert_close(results[1][0], results[0][0], atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(results[1][1], results[0][1], atol=2e-5, rtol=1e-5)

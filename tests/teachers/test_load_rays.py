@@ -4,6 +4,7 @@ import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,10 +37,10 @@ class ProposalModel(OddModel):
 
     def populate_modules(self):
         super().populate_modules()
-        inner = make_nerfacto(scene="unbounded", background_color="last_sample")
+        inner: Any = make_nerfacto(scene="unbounded", background_color="last_sample")
         for name in ("field", "proposal_networks", "proposal_sampler", "renderer_rgb", "collider"):
             setattr(self, name, getattr(inner, name))
-        self.density_fns = [network.density_fn for network in self.proposal_networks]
+        self.density_fns = [network.density_fn for network in inner.proposal_networks]
 
 
 class UnbuildableModel(OddModel):
@@ -86,7 +87,7 @@ def test_a_trained_run_answers_as_its_model_wherever_its_data_is(nerfacto_run, n
     text = (folder / "config.yml").read_text()
     (folder / "config.yml").write_text(re.sub(r"\n- blender\S*\n", "\n- gone\n", text))
     for path in (folder, folder / "config.yml", latest_checkpoint(folder / "nerfstudio_models")):
-        teacher = load_ray_teacher(path)
+        teacher: Any = load_ray_teacher(path)
         assert isinstance(teacher, RayTeacher) and isinstance(teacher, NerfactoTeacher)
         model = nerfacto_tiny_trainer.pipeline.model.eval()
         with torch.no_grad():
@@ -109,7 +110,7 @@ def test_stock_nerfacto_with_embeddings_refined_poses_and_a_box_of_its_own(saved
     model = make_nerfacto(stock=True, **options, camera_optimizer=CameraOptimizerConfig(mode="SO3xR3"))
     stock = {key: value for key, value in vars(model.config).items() if key in NerfactoModelConfig.__dataclass_fields__}
     config = NerfactoModelConfig(**{**stock, "_target": NerfactoModelConfig()._target, "implementation": "tcnn"})
-    teacher = load_ray_teacher(saved_run(model, config))
+    teacher: Any = load_ray_teacher(saved_run(model, config))
     assert type(teacher.model) is NerfactoModelConfig()._target and teacher.model.num_train_data == 7
     assert torch.equal(teacher.model.scene_box.aabb, torch.tensor([[-1.5] * 3, [1.5] * 3]))
     with torch.no_grad():

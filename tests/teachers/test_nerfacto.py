@@ -1,5 +1,7 @@
 """NerfactoTeacher: what it says of rays is what the model draws, for every background and any shape of rays."""
 
+from typing import Any
+
 import pytest
 import torch
 from ray_teachers import copy_of, make_nerfacto, rays_around
@@ -8,7 +10,7 @@ from radcomp_plugins.teachers.nerfacto import NerfactoTeacher, samples_by_propos
 from radcomp_plugins.teachers.ray_chunks import in_chunks
 from radcomp_plugins.teachers.rays import RayTeacher, TaughtRays
 
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "object": {"scene": "object", "background_color": "white"},
     "space": {"scene": "unbounded", "background_color": "last_sample"},
     "black": {"scene": "unbounded", "background_color": "black"},
@@ -41,7 +43,7 @@ def test_backgrounds():
 
 
 def test_the_last_interval_takes_what_is_left_only_where_its_colour_is_the_background():
-    thin = {"average_init_density": 1e-3}
+    thin: dict[str, Any] = {"average_init_density": 1e-3}
     left = NerfactoTeacher(make_nerfacto(scene="unbounded", background_color="black", **thin))
     taken = NerfactoTeacher(make_nerfacto(scene="unbounded", background_color="last_sample", **thin))
     a, b = left.query_rays(rays_around()), taken.query_rays(rays_around())

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ from tiny_runs import blender_parser, train
 from radcomp_plugins import compat
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.teachers.hash_encoding import CpuTwinHashEncoding
-from radcomp_plugins.teachers.nerfacto_tiny.config import NerfactoTinyPipelineConfig, look_at_images
+from radcomp_plugins.teachers.nerfacto_tiny.config import look_at_images
 
 
-def pipeline_config(data: Path, **model) -> NerfactoTinyPipelineConfig:
+def pipeline_config(data: Path, **model: Any) -> Any:
     """As ns-train has it, on a blender dataset."""
     return nerfacto_tiny_config(Path("unused"), data, **model).pipeline
 
@@ -35,7 +36,7 @@ def opaque_copy(data: Path, folder: Path) -> Path:
 
 @pytest.mark.parametrize("twin", [True, False])
 def test_open_space_is_nerfactos_with_all_its_gradients(twin):
-    fields = {"scene": "unbounded", "background_color": "last_sample", "cpu_twin": twin}
+    fields: dict[str, Any] = {"scene": "unbounded", "background_color": "last_sample", "cpu_twin": twin}
     stock, ours = (make_nerfacto(stock=stock, **fields) for stock in (True, False))
     assert list(stock.state_dict()) == list(ours.state_dict())
     rays, batch, results = rays_around(radius=0.5), {"image": torch.rand(130, 3)}, []
@@ -54,7 +55,7 @@ def test_open_space_is_nerfactos_with_all_its_gradients(twin):
 
 
 def test_evaluation_gives_every_output_of_nerfacto():
-    fields = {"scene": "unbounded", "background_color": "last_sample"}
+    fields: dict[str, Any] = {"scene": "unbounded", "background_color": "last_sample"}
     stock, ours = (make_nerfacto(stock=stock, **fields).eval() for stock in (True, False))
     with torch.no_grad():
         expected, got = stock(rays_around(radius=0.5)), ours(rays_around(radius=0.5))
@@ -194,7 +195,8 @@ def test_training_saves_what_auto_came_to_and_keeps_alpha_for_training_only(nerf
 
 
 def test_evaluation_of_the_saved_run_needs_no_download_and_compares_on_white(nerfacto_run):
-    _, pipeline, _, step = compat.load_run(nerfacto_run)
+    loaded: Any = compat.load_run(nerfacto_run)
+    pipeline, step = loaded[1], loaded[3]
     assert step == 3
     metrics = pipeline.get_average_eval_image_metrics()
     assert 0 < metrics["psnr"] < 60 and "lpips" in metrics
