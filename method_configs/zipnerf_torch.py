@@ -71,6 +71,7 @@ zipnerf_torch_tiny = MethodSpecification(
                 proposal_num_levels=(4, 5),
                 proposal_log2_size=(15, 15),
                 proposal_hidden_dim=16,
+                contracted_resolution_factor=2,
                 num_levels=6,
                 log2_size=16,
                 bottleneck_dim=15,

@@ -86,6 +86,8 @@ def test_distortion_is_the_double_sum() -> None:
 
 def test_hash_decay_is_the_sum_of_the_levels_means() -> None:
     """Barron et al. 2023, Sec. 3.4: each level counts the same, however many entries it has."""
-    table = torch.randn(3 * 8, 2)
+    table = torch.randn(3 * 8, 2, requires_grad=True)
     expected = sum(table[8 * level : 8 * level + 8].square().mean() for level in range(3))
     torch.testing.assert_close(losses.hash_decay(table, 3), torch.as_tensor(expected))
+    (found,) = torch.autograd.grad(losses.hash_decay(table, 3), table)
+    torch.testing.assert_close(found, 2 * table.detach() / 16)
