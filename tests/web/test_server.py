@@ -49,7 +49,7 @@ def ask(
     server: AssetServer, path: str, headers: dict[str, str] | None = None, method: str = "GET"
 ) -> tuple[http.client.HTTPResponse, bytes]:
     """One request with exactly these headers and this path, nothing normalised."""
-    connection = http.client.HTTPConnection(*server.server_address[:2], timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
     connection.putrequest(method, path, skip_accept_encoding=True)
     for name, value in (headers or {}).items():
         connection.putheader(name, value)
@@ -216,7 +216,7 @@ def test_only_reading_is_allowed(server: AssetServer, asset: Path):
 
 
 def test_one_connection_serves_many(server: AssetServer):
-    connection = http.client.HTTPConnection(*server.server_address[:2], timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
     for path, status in (("/asset/sm_000/plain.raw", 200), ("/asset/none", 404), ("/main.js", 200)):
         connection.request("GET", path)
         answer = connection.getresponse()

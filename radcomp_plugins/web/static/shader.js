@@ -130,11 +130,15 @@ void main() {
     skippedOne = nip;
     float s = nip ? sExit + 1.0 : phase * uStep;
 
-    while (s <= sExit && visibility > 1.0 / 255.0 && steps < kMaxSteps) {
+    // A region is looked at once even where half a step already leads out of it, as the official viewer does; far away,
+    // that last look decides what is behind everything.
+    bool fresh = !nip;
+
+    while ((fresh || s <= sExit) && visibility > 1.0 / 255.0 && steps < kMaxSteps) {
       // Empty space: by the distance to the nearest occupied cell, then by half cells.
       float sBlock = -1.0;
       bool empty = true;
-      while (empty && s <= sExit && steps < kMaxSteps) {
+      while (empty && (fresh || s <= sExit) && steps < kMaxSteps) {
         steps++;
         vec3 half_ = floor((z0 + s * dir + 2.0) * kHalfCells);
         ivec3 cell = ivec3(half_) >> 1;
@@ -151,10 +155,13 @@ void main() {
         empty = entry.x != 0u || !something;
         if (entry.x != 0u) s += float(entry.x) * kCell;
         else if (empty) s = max(s, sBlock) + 0.5 * uStep;
+        fresh = fresh && !empty;
       }
 
       // Occupied space.
-      for (bool go = !empty; go && s <= sExit && visibility > 1.0 / 255.0 && steps < kMaxSteps;) {
+      bool go = !empty;
+      while (go && (fresh || s <= sExit) && visibility > 1.0 / 255.0 && steps < kMaxSteps) {
+        fresh = false;
         lag = 0.95 * lag + 0.05 * visibility;
         float stride = uStep * mix(1.0, 10.0 - 9.0 * sqrt(min(1.0, lag / 0.8)), uHurry);
         vec3 z = z0 + s * dir;
@@ -172,9 +179,11 @@ void main() {
           float weight = GATING == 1 ? gate : 1.0;
           density += weight * (3.0 * kMinDensity + kSpanDensity * planesA.x);
           float sNext = min(s + stride, sExit);
-          float w1 = 1.0 / max(1e-6, u0 - s * ud);
-          float w2 = 1.0 / max(1e-6, u0 - sNext * ud);
-          float alpha = 1.0 - exp(-exp(density - 1.0) * (max(0.0, sNext - s) * w1 * w2 * toWorld));
+          // Past the outermost wall 2 - |z| counts as 1e-6, and lengths there are only scaled.
+          float u1 = max(1e-6, u0 - s * ud);
+          float u2 = max(1e-6, u0 - sNext * ud);
+          float stretch = u1 > 1e-6 ? toWorld / (u1 * u2) : 1e6 / kScale;
+          float alpha = 1.0 - exp(-exp(density - 1.0) * (abs(sNext - s) * stretch));
           if (alpha > 0.25 / 255.0) {
             vec4 blockB = texture(uBlocksB, atlas);
             vec4 planesB = texture(uPlanesB, vec3(uvw.yz, 0.0)) + texture(uPlanesB, vec3(uvw.xz, 1.0)) +
@@ -196,7 +205,7 @@ void main() {
         go = s <= sBlock;
       }
     }
-    if (!nip && s <= sExit) break;  // used up
+    if (visibility <= 1.0 / 255.0 || steps >= kMaxSteps) break;
 
     // Out through the nearest face: into the cube, into another pyramid, or out of everything.
     bvec3 through = lessThanEqual(exits, vec3(least(exits)));
