@@ -78,7 +78,7 @@ def distortion_loss(edges: Float[Tensor, "R edges"], weights: Float[Tensor, "R i
 
 
 class _MeanSquare(torch.autograd.Function):
-    """x.square().mean() in one pass each way: autograd's own takes five over tables that fill the memory's bandwidth."""
+    """x.square().mean() in one pass each way; autograd takes five, over tables that are larger than the caches."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
