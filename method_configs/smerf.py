@@ -6,23 +6,23 @@ from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from radcomp_plugins import compat
-from radcomp_plugins.smerf.config import SmerfDatamanagerConfig, SmerfModelConfig, SmerfPipelineConfig
-from radcomp_plugins.splats.config import FusedAdamOptimizerConfig
+from radcomp_plugins.smerf.config import SmerfAdamConfig, SmerfDatamanagerConfig, SmerfModelConfig, SmerfPipelineConfig
 from radcomp_plugins.trainer import RunAnywhereTrainerConfig
 
 compat.apply()
 
 
 def _optimizers(steps: int, lr: float, lr_final: float, max_norm: float | None, warmup: int = 100) -> dict:
-    """Both groups: a sine warm-up, then exponential decay. The paper has Adam's second beta at 0.99, here 0.999."""
+    """Both groups alike: a sine warm-up, then exponential decay (Duckworth et al. 2024)."""
+    rates = {"field": (lr, lr_final), "deferred": (lr, lr_final), "texels": (0.03, 0.003)}
     return {
         group: {
-            "optimizer": FusedAdamOptimizerConfig(lr=lr, eps=1e-15, max_norm=max_norm),
+            "optimizer": SmerfAdamConfig(lr=first, eps=1e-15, max_norm=max_norm),
             "scheduler": ExponentialDecaySchedulerConfig(
-                lr_pre_warmup=0.01 * lr, lr_final=lr_final, warmup_steps=warmup, max_steps=steps, ramp="cosine"
+                lr_pre_warmup=0.01 * first, lr_final=last, warmup_steps=warmup, max_steps=steps, ramp="cosine"
             ),
         }
-        for group in ("field", "deferred")
+        for group, (first, last) in rates.items()
     }
 
 
@@ -122,6 +122,7 @@ smerf_tiny = _spec(
             hash_levels=8,
             hash_max_res=1024,
             hash_log2_size=17,
+            free_texels_from=0.3,
             hidden_width=32,
             deferred_grid=3,
             first_step=2.0,
@@ -137,5 +138,5 @@ smerf_tiny = _spec(
         occupancy_rays=150_000,
         query_chunk=8192,
     ),
-    _optimizers(4000, 1e-2, 3e-4, None),
+    _optimizers(4000, 1e-2, 3e-4, None, warmup=20),
 )

@@ -8,6 +8,8 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConf
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
+from radcomp_plugins.splats.config import FusedAdamOptimizerConfig
+
 
 def build_model(config: "SmerfModelConfig", **kwargs: Any) -> Any:
     """Import the model class only when a model is built."""
@@ -28,6 +30,15 @@ def build_pipeline(config: "SmerfPipelineConfig", **kwargs: Any) -> Any:
     from radcomp_plugins.smerf.pipeline import SmerfPipeline
 
     return SmerfPipeline(config, **kwargs)
+
+
+@dataclass
+class SmerfAdamConfig(FusedAdamOptimizerConfig):
+    """Adam as the paper has it."""
+
+    betas: tuple[float, float] = (0.9, 0.99)
+    """How much of the mean gradient and of its square a step keeps. The entries of a hash table have a gradient in few
+    steps, and a square that is kept for a thousand of them (torch's 0.999) makes them slow. The paper: 0.9, 0.99."""
 
 
 @dataclass
@@ -71,6 +82,9 @@ class SmerfModelConfig(ModelConfig):
     trains 1."""
     hidden_width: int = 64
     """Width of those layers. The paper: 64."""
+    free_texels_from: float = 1.0
+    """Share of training after which every occupied texel is a parameter of its own instead of the network's: a step is
+    then cheaper, and fine detail comes sooner. From 1 on, never, as in the paper. One process only."""
     deferred_grid: int = 5
     """P: parameter sets of the appearance network along each axis of a cell, interpolated by where the camera is.
     The paper: 5."""

@@ -12,6 +12,7 @@ from radcomp_plugins.core.contraction import contract
 from radcomp_plugins.core.gather import gather
 from radcomp_plugins.core.hashgrid import HashGrid
 from radcomp_plugins.smerf.corners import VOXEL_CORNERS, corners_of, texel_centres
+from radcomp_plugins.smerf.free_texels import FreeTexels
 from radcomp_plugins.smerf.layout import DENSITY, GATE, NUM_CHANNELS, RANGE_DENSITY, RANGE_FEATURES, Layout
 
 MAX_LOG_DENSITY = 88.0
@@ -38,6 +39,8 @@ def density_of(pre: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     return (pre - 1.0).clamp(max=MAX_LOG_DENSITY).exp()
 
 
+_CHUNK = 2**18
+"""Texels that the network is asked for at a time."""
 FIRST_GATE = 1.0
 """The gate of every voxel at first. From 0 neither the planes nor the gate would have a gradient: each weighs the
 other's, and the planes would join in only after the voxels had learned what they can alone."""
@@ -104,9 +107,20 @@ class SmerfField(nn.Module):
         self.network = nn.Sequential(*layers, nn.Linear(width, NUM_CHANNELS))
         with torch.no_grad():
             self.network[-1].bias.copy_(first_values(layout))
+        self.free = FreeTexels()
+
+    def let_go(self, codes: Int[Tensor, " U"]) -> None:
+        """Make texels parameters of their own, at the values that the network gives them; codes ascending."""
+        with torch.no_grad():
+            values = [self.computed(part) for part in codes.split(_CHUNK)]
+        self.free.let_go(codes, torch.cat(values))
 
     def texels(self, codes: Int[Tensor, " U"]) -> Float[Tensor, "U 8"]:
-        """The raw values, before the sigmoid, that the network gives to texels."""
+        """The raw values of texels, before the sigmoid."""
+        return self.free.look_up(codes, self.computed) if len(self.free) else self.computed(codes)
+
+    def computed(self, codes: Int[Tensor, " U"]) -> Float[Tensor, "U 8"]:
+        """What the network gives to texels."""
         centres, row = texel_centres(codes, self.layout)
         position = (centres + 2.0) * 0.25
         if len(self.grids) == 1 or len(codes) == 0:

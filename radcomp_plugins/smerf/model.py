@@ -21,6 +21,7 @@ from radcomp_plugins.smerf.config import SmerfModelConfig
 from radcomp_plugins.smerf.datamanager import CAMERA_ORIGINS
 from radcomp_plugins.smerf.deferred import DeferredNetwork, cell_position, shade
 from radcomp_plugins.smerf.field import SmerfField
+from radcomp_plugins.smerf.free_texels import codes_of_cells
 from radcomp_plugins.smerf.layout import NUM_CHANNELS, Layout
 from radcomp_plugins.smerf.occupancy import Occupancy
 from radcomp_plugins.smerf.panel import SmerfPanel
@@ -111,8 +112,12 @@ class SmerfModel(Model):
         return super().load_state_dict(compat.without_lpips(state_dict), **kwargs)
 
     def get_param_groups(self) -> dict[str, list[torch.nn.Parameter]]:
-        """Hash grids with their network, and the appearance network."""
-        return {"field": list(self.field.parameters()), "deferred": list(self.deferred.parameters())}
+        """Hash grids with their network, texels that were let go of it, and the appearance network."""
+        return {
+            "field": [*self.field.grids.parameters(), *self.field.network.parameters()],
+            "texels": [self.field.free.values],
+            "deferred": list(self.deferred.parameters()),
+        }
 
     def set_progress(self, step: int, total: int) -> None:
         """Tell the model where in its training it is; everything scheduled depends on this alone."""
@@ -121,6 +126,9 @@ class SmerfModel(Model):
         every = self.config.prune_every
         if self.training and every > 0 and step > 0 and step % every == 0:
             self.occupancy.prune()
+        if self.training and len(self.field.free) == 0 and step >= self.config.free_texels_from * total:
+            codes = codes_of_cells(self.occupancy.cells.cpu().numpy(), self.layout)
+            self.field.let_go(torch.from_numpy(codes).to(self.device))
 
     def step_length(self) -> float:
         """Length of a marching step, contracted units: a voxel, or more of them in the first half of training."""
@@ -291,6 +299,8 @@ class SmerfModel(Model):
             "hash_decay": config.hash_decay_mult
             * sum(losses.hash_decay(grid.table, config.hash_levels) for grid in self.field.grids),
         }
+        if len(self.field.free):
+            del result["hash_decay"]
         if config.opacity_loss_mult > 0:
             depth = sum_over_intervals(drawn.depths, samples, edges)
             count = sum_over_intervals(torch.ones_like(drawn.depths), samples, edges)

@@ -14,15 +14,13 @@ from radcomp_plugins.smerf.bake import (
     ViewRays,
     bake,
     bake_submodel,
-    cells_of_voxels,
-    needed_blocks,
-    needed_texels,
     without_floaters,
 )
 from radcomp_plugins.smerf.field import denormalise, quantise
 from radcomp_plugins.smerf.formats.smerf import read_smerf, write_smerf
 from radcomp_plugins.smerf.layout import BakedScene, Layout
 from radcomp_plugins.smerf.model import SmerfModel
+from radcomp_plugins.smerf.reach import cells_of_voxels, needed_blocks, needed_texels
 from radcomp_plugins.smerf.render import Renderer
 
 
