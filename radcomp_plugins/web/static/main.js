@@ -192,6 +192,7 @@ class Viewer {
 
   drawFrame(pose, layers, quality) {
     this.renderer.draw(pose, layers, quality);
+    this.opacity = layers.at(-1).opacity;
     this.drawn = { quality, frames: this.drawn.frames + 1, submodel: this.submodels.current };
     if (this.drawn.frames === 1) this.firstPicture = { ms: performance.now(), bytes: this.bytes };
   }
@@ -288,7 +289,7 @@ class Viewer {
       switches: this.submodels?.switches ?? 0,
       evictions: this.submodels?.evictions ?? 0,
       fading: this.submodels?.fading ?? false,
-      opacity: this.submodels?.layers(performance.now()).at(-1)?.opacity ?? null,
+      opacity: this.opacity ?? null,
       textureBytes: this.submodels?.bytes ?? 0,
       fetchedBytes: this.bytes,
       frames: this.drawn.frames,
