@@ -22,7 +22,7 @@ from radcomp_plugins.smerf.empty_space import distance_grid, pack_cells
 from radcomp_plugins.smerf.field import SmerfField
 from radcomp_plugins.smerf.layout import NUM_CHANNELS, BakedSubmodel, Layout
 from radcomp_plugins.smerf.march import march
-from radcomp_plugins.smerf.reach import OCCUPANCY_TEXELS, cells_of_voxels, needed_blocks, needed_texels
+from radcomp_plugins.smerf.reach import OCCUPANCY_TEXELS, cells_of_voxels, needed_blocks, needed_texels, needed_voxels
 
 _CHUNK = 2**18
 """Texels that the network is asked for at a time."""
@@ -61,7 +61,7 @@ def texel_bytes(field: SmerfField, codes: NDArray[np.int64], done: Callable[[int
 def bake_submodel(
     field: SmerfField, row: int, cells: Bool[np.ndarray, "C C C"], report: Report = lambda what, done, total: None
 ) -> BakedSubmodel:
-    """A submodel as bytes, wherever cells are occupied.
+    """A submodel as bytes, wherever cells are occupied; what no sample there is interpolated from is 0.
 
     Args:
         field: the trained field.
@@ -70,42 +70,70 @@ def bake_submodel(
         report: progress, in texels.
     """
     layout = field.layout
-    triplane, sparse, size = layout.triplane_resolution, layout.sparse_resolution, layout.block_size
+    triplane, sparse = layout.triplane_resolution, layout.sparse_resolution
     base = row * texels_per_submodel(layout)
-    needed = needed_blocks(cells, layout)
-    places = np.argwhere(needed)
+    voxels = np.flatnonzero(needed_voxels(cells, layout))
     textures = [needed_texels(cells, axis, layout) for axis in range(3)]
-    corners = len(places) * (size + 1) ** 3
-    total = corners + sum(int(t.sum()) for t in textures)
-    made = 0
+    total, made = len(voxels) + sum(int(t.sum()) for t in textures), 0
 
     def done(count: int) -> None:
         nonlocal made
         made += count
         report("texels", made, total)
 
-    apron = np.arange(size + 1)
-    blocks = np.empty((len(places), size + 1, size + 1, size + 1, NUM_CHANNELS), np.uint8)
-    step = max(1, _CHUNK // (size + 1) ** 3)
-    for begin in range(0, len(places), step):
-        at = [np.minimum(places[begin : begin + step, axis, None] * size + apron, sparse - 1) for axis in range(3)]
-        code = (at[0][:, :, None, None] * sparse + at[1][:, None, :, None]) * sparse + at[2][:, None, None, :]
-        blocks[begin : begin + step] = texel_bytes(field, base + code.reshape(-1), done).reshape(*code.shape, -1)
     planes = np.zeros((3, triplane, triplane, NUM_CHANNELS), np.uint8)
     for plane, texture in enumerate(textures):
         code = base + sparse**3 + plane * triplane**2 + np.flatnonzero(texture)
         planes[plane][texture] = texel_bytes(field, code, done)
-    indices = np.full(needed.shape, -1, np.int32)
-    indices[needed] = np.arange(len(places))
+    places = np.argwhere(needed_blocks(cells, layout))
+    blocks = _blocks(places, voxels, texel_bytes(field, base + voxels, done), layout)
+    return _submodel(layout.alive[row], cells, planes, places, blocks, layout)
+
+
+def _blocks(
+    places: NDArray[np.int64], voxels: NDArray[np.int64], values: NDArray[np.uint8], layout: Layout
+) -> NDArray[np.uint8]:
+    """Blocks [B, 9, 9, 9, 8] at places [B, 3], given the values [V, 8] of voxels [V] by ascending index."""
+    sparse, size = layout.sparse_resolution, layout.block_size
+    apron = np.arange(size + 1)
+    blocks = np.zeros((len(places), size + 1, size + 1, size + 1, NUM_CHANNELS), np.uint8)
+    for index, place in enumerate(places):
+        x, y, z = (np.minimum(place[axis] * size + apron, sparse - 1) for axis in range(3))
+        code = (x[:, None, None] * sparse + y[:, None]) * sparse + z
+        at = np.minimum(np.searchsorted(voxels, code), len(voxels) - 1)
+        known = voxels[at] == code
+        blocks[index][known] = values[at[known]]
+    return blocks
+
+
+def _submodel(
+    index: int,
+    cells: Bool[np.ndarray, "C C C"],
+    planes: NDArray[np.uint8],
+    places: NDArray[np.int64],
+    blocks: NDArray[np.uint8],
+    layout: Layout,
+) -> BakedSubmodel:
+    per_axis = -(-layout.sparse_resolution // layout.block_size)
+    indices = np.full((per_axis, per_axis, per_axis), -1, np.int32)
+    indices[tuple(places.T)] = np.arange(len(places))
     occupancy = pack_cells(cells)
-    return BakedSubmodel(
-        index=layout.alive[row],
-        planes=planes,
-        block_indices=indices,
-        blocks=blocks,
-        occupancy=occupancy,
-        distance=distance_grid(occupancy > 0),
-    )
+    return BakedSubmodel(index, planes, indices, blocks, occupancy, distance_grid(occupancy > 0))
+
+
+def restrict(submodel: BakedSubmodel, cells: Bool[np.ndarray, "C C C"], layout: Layout) -> BakedSubmodel:
+    """A baked submodel with fewer cells occupied; what they do not reach becomes 0."""
+    planes = submodel.planes.copy()
+    for axis in range(3):
+        planes[axis][~needed_texels(cells, axis, layout)] = 0
+    sparse, size = layout.sparse_resolution, layout.block_size
+    places = np.argwhere(needed_blocks(cells, layout))
+    blocks = submodel.blocks[submodel.block_indices[tuple(places.T)]]
+    reached, apron = needed_voxels(cells, layout), np.arange(size + 1)
+    for index, place in enumerate(places):
+        x, y, z = (np.minimum(place[axis] * size + apron, sparse - 1) for axis in range(3))
+        blocks[index][~reached[np.ix_(x, y, z)]] = 0
+    return _submodel(submodel.index, cells, planes, places, blocks, layout)
 
 
 @dataclass(frozen=True)
@@ -179,7 +207,6 @@ def bake(
     cells = [cells_of_voxels(one, layout) for one in occupied]
     everything = [bake_submodel(field, row, one, report) for row, one in enumerate(cells)]
     seen = seen_cells(everything, layout, views, near, settings.weight_threshold)
-    del everything
     kept = [
         without_floaters(one & seen_one, settings.min_neighbours) for one, seen_one in zip(cells, seen, strict=True)
     ]
@@ -187,4 +214,4 @@ def bake(
         raise InputError(
             "baking: no view sees anything of the scene; expected a student that has been trained until it shows it"
         )
-    return [bake_submodel(field, row, one, report) for row, one in enumerate(kept)]
+    return [restrict(submodel, one, layout) for submodel, one in zip(everything, kept, strict=True)]

@@ -52,3 +52,18 @@ def needed_texels(cells: Bool[np.ndarray, "C C C"], axis: int, layout: Layout) -
     """Texels of the plane without `axis` that samples within cells are interpolated between."""
     shadow = cells.any(axis=axis).repeat(OCCUPANCY_TEXELS, 0).repeat(OCCUPANCY_TEXELS, 1)
     return ndimage.binary_dilation(shadow, np.ones((3, 3), np.bool_))
+
+
+def needed_voxels(cells: Bool[np.ndarray, "C C C"], layout: Layout) -> Bool[np.ndarray, "S S S"]:
+    """Voxels of the sparse grid that samples within cells are interpolated between."""
+    count, sparse = cells.shape[0], layout.sparse_resolution
+    first = np.floor(np.arange(count) * sparse / count - 0.5).astype(int)
+    last = np.ceil(np.arange(1, count + 1) * sparse / count - 0.5).astype(int)
+    result = cells
+    for axis in range(3):
+        moved = np.moveaxis(result, axis, 0)
+        out = np.zeros((sparse, *moved.shape[1:]), np.bool_)
+        for step in range(int((last - first).max()) + 1):
+            np.logical_or.at(out, np.clip(np.minimum(first + step, last), 0, sparse - 1), moved)
+        result = np.moveaxis(out, 0, axis)
+    return np.ascontiguousarray(result)

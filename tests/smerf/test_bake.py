@@ -14,13 +14,14 @@ from radcomp_plugins.smerf.bake import (
     ViewRays,
     bake,
     bake_submodel,
+    restrict,
     without_floaters,
 )
 from radcomp_plugins.smerf.field import denormalise, quantise
 from radcomp_plugins.smerf.formats.smerf import read_smerf, write_smerf
 from radcomp_plugins.smerf.layout import BakedScene, Layout
 from radcomp_plugins.smerf.model import SmerfModel
-from radcomp_plugins.smerf.reach import cells_of_voxels, needed_blocks, needed_texels
+from radcomp_plugins.smerf.reach import cells_of_voxels, needed_blocks, needed_texels, needed_voxels
 from radcomp_plugins.smerf.render import Renderer
 
 
@@ -74,14 +75,37 @@ def test_bytes_are_what_training_saw(trained_student: SmerfModel) -> None:
     model = trained_student
     cells = model.occupancy.cells[0].numpy()
     submodel = bake_submodel(model.field, 0, cells)
-    place = np.argwhere(submodel.block_indices >= 0)[0]
-    block = submodel.blocks[submodel.block_indices[tuple(place)]]
-    voxel = np.minimum(place * 8 + np.array([3, 8, 5]), 31)
+    # An occupied voxel in the middle of its block.
+    voxel = next(v for v in np.argwhere(cells) if 0 < min(v % 8))
+    block = submodel.blocks[submodel.block_indices[tuple(voxel // 8)]]
     code = (voxel[0] * 32 + voxel[1]) * 32 + voxel[2]
     with torch.no_grad():
         trained = denormalise(quantise(model.field.texels(torch.tensor([code]))))[0]
-    stored = denormalise(torch.from_numpy(block[3, 8, 5].astype(np.float32)) / 255)
+    stored = denormalise(torch.from_numpy(block[tuple(voxel % 8)].astype(np.float32)) / 255)
     torch.testing.assert_close(stored, trained, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("triplane", "sparse"), [(128, 32), (64, 32), (128, 16), (96, 32)])
+def test_needed_voxels_cover_every_sample(triplane: int, sparse: int) -> None:
+    layout = Layout(triplane, sparse)
+    count = triplane // 4
+    cells = np.random.default_rng(5).random((count,) * 3) > 0.995
+    voxels = needed_voxels(cells, layout)
+    places = np.argwhere(cells)
+    points = (places[:, None] + np.random.default_rng(6).random((300, 3))).reshape(-1, 3) / count * sparse - 0.5
+    for corner in np.ndindex(2, 2, 2):
+        at = np.clip(np.floor(points).astype(int) + corner, 0, sparse - 1)
+        assert bool(voxels[tuple(at.T)].all())
+    assert voxels.sum() < 0.5 * voxels.size
+
+
+def test_restricting_is_baking_less(trained_student: SmerfModel) -> None:
+    cells = trained_student.occupancy.cells[0].numpy()
+    fewer = cells & (np.random.default_rng(7).random(cells.shape) > 0.5)
+    whole = bake_submodel(trained_student.field, 0, cells)
+    ours, again = restrict(whole, fewer, trained_student.layout), bake_submodel(trained_student.field, 0, fewer)
+    for name in ("planes", "block_indices", "blocks", "occupancy", "distance"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(again, name), err_msg=name)
 
 
 def test_apron_repeats_the_neighbour(baked: BakedScene) -> None:
