@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-METHODS = {"splatfacto-tiny", "lightgaussian", "lightgaussian-paper", "lightgaussian-tiny"}
+METHODS = {
+    *("splatfacto-tiny", "nerfacto-tiny", "zipnerf-torch", "zipnerf-torch-tiny"),
+    *("lightgaussian", "lightgaussian-paper", "lightgaussian-tiny"),
+    *("smerf", "smerf-large", "smerf-paper", "smerf-tiny"),
+}
 SOURCES = sorted([*ROOT.glob("radcomp_plugins/**/*.py"), *ROOT.glob("method_configs/**/*.py")])
 
 

@@ -34,6 +34,11 @@ class ZipNerfDataManagerConfig(VanillaDataManagerConfig):
     """nerfstudio's datamanager of rays, which also tells the model what colour its images were composited on."""
 
     _target: type = field(default_factory=lambda: cast(type, build_datamanager))
+    num_scales: int = 1
+    """Pixels of 1, 2, 4 .. times the side are trained on, this many sizes. The paper: 4 where it measures several
+    scales, otherwise 1. With 1 the field has never seen a wide cone, and is blurry from afar."""
+    coarse_share: float = 0.25
+    """Share of the rays that go to coarser pixels, evenly over their sizes, where `num_scales` is above 1."""
 
 
 @dataclass

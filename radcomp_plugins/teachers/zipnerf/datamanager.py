@@ -2,9 +2,13 @@
 
 from typing import Any
 
+import torch
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 
+from radcomp_plugins.errors import InputError
 from radcomp_plugins.teachers.zipnerf.config import ZipNerfDataManagerConfig
+from radcomp_plugins.teachers.zipnerf.scales import coarse_pixels, draw_exponents
 
 BACKGROUND_KEY = "radcomp_background"
 """Metadata of the training dataset: the colour that its images are composited on, absent where there is none."""
@@ -46,3 +50,27 @@ class ZipNerfDataManager(VanillaDataManager):
         finally:
             # The viewer's thumbnails read the dataset itself, and cannot show alpha.
             outputs.alpha_color = color
+
+    def next_train(self, step: int) -> tuple[RayBundle, dict]:
+        """A batch of rays, some of them through coarser pixels where the config has several scales."""
+        if self.config.num_scales <= 1:
+            return super().next_train(step)
+        self.train_count += 1
+        images: Any = next(self.iter_train_image_dataloader)
+        assert self.train_pixel_sampler is not None
+        batch = self.train_pixel_sampler.sample(images)
+        cameras, rows, columns = batch["indices"].to(self.device).T.contiguous().unbind()
+        pixels = images["image"]
+        side = 1 << (self.config.num_scales - 1)
+        if not torch.is_tensor(pixels) or min(pixels.shape[1:3]) < side:
+            raise InputError(
+                f"num_scales: got {self.config.num_scales}, expected 1 for images of different sizes or of less than "
+                f"{side} pixels a side"
+            )
+        exponents = draw_exponents(len(rows), self.config.num_scales, self.config.coarse_share, self.device)
+        order = torch.argsort(images["image_idx"].to(self.device))
+        where = order[torch.searchsorted(images["image_idx"].to(self.device)[order], cameras)]
+        batch["image"], centers = coarse_pixels(pixels.to(self.device), where, rows, columns, exponents)
+        rays = self.train_dataset.cameras.to(self.device).generate_rays(cameras[:, None], coords=centers)
+        rays.pixel_area = rays.pixel_area * 4.0 ** exponents[:, None]
+        return rays, batch
