@@ -14,7 +14,7 @@ compat.apply()
 
 def _optimizers(steps: int, lr: float, lr_final: float, max_norm: float | None, warmup: int = 100) -> dict:
     """Both groups alike: a sine warm-up, then exponential decay (Duckworth et al. 2024)."""
-    rates = {"field": (lr, lr_final), "deferred": (lr, lr_final), "texels": (0.03, 0.003)}
+    rates = {"field": (lr, lr_final), "deferred": (lr, lr_final), "texels": (0.02, 0.001)}
     return {
         group: {
             "optimizer": SmerfAdamConfig(lr=first, eps=1e-15, max_norm=max_norm),
@@ -122,7 +122,7 @@ smerf_tiny = _spec(
             hash_levels=8,
             hash_max_res=1024,
             hash_log2_size=17,
-            free_texels_from=0.3,
+            free_texels_from=0.5,
             hidden_width=32,
             deferred_grid=3,
             first_step=2.0,
@@ -133,7 +133,8 @@ smerf_tiny = _spec(
         ),
         batch_patches=256,
         pool_patches=4096,
-        pool_steps=64,
+        pool_steps=32,
+        empty_share=0.15,
         photo_share=0.5,
         occupancy_rays=150_000,
         query_chunk=8192,

@@ -164,6 +164,9 @@ class SmerfPipelineConfig(VanillaPipelineConfig):
     pool_steps: int = 4
     """Steps that draw from one pool: a ray is used batch_patches * pool_steps / pool_patches times (the paper: once).
     Raising it asks the teacher less often, which matters where the teacher is slow."""
+    empty_share: float = 1.0
+    """Share of the patches in which the teacher sees nothing that are trained on, in (0, 1]. Before a plain background
+    most patches are such, and have nothing to teach that a few of them do not. The paper: 1."""
     jitter_origin: float = 0.03
     """Standard deviation of the noise on ray origins, unit frame. The paper: 0.03."""
     jitter_rotation: float = 0.03
@@ -182,7 +185,7 @@ class SmerfPipelineConfig(VanillaPipelineConfig):
 
     def __post_init__(self) -> None:
         """Check what cannot work."""
-        for name in ("photo_share", "jitter_rotation"):
+        for name in ("photo_share", "jitter_rotation", "empty_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1")
         for name in ("batch_patches", "pool_patches", "pool_steps", "query_chunk"):

@@ -16,7 +16,7 @@ from radcomp_plugins.errors import InputError
 from radcomp_plugins.smerf.config import SmerfPipelineConfig
 from radcomp_plugins.smerf.datamanager import SmerfDatamanager
 from radcomp_plugins.smerf.model import SmerfModel
-from radcomp_plugins.smerf.rays import JitterSettings, TaughtPool, taught_pool, weighty_points
+from radcomp_plugins.smerf.rays import JitterSettings, TaughtPool, taught_pool, weighty_points, without_most_empty
 from radcomp_plugins.teachers.dataset import adopt_dataset, required_teacher
 from radcomp_plugins.teachers.load_rays import load_ray_teacher
 from radcomp_plugins.teachers.rays import RayTeacher
@@ -98,7 +98,8 @@ class SmerfPipeline(VanillaPipeline):
         )
         photo = batch["image"][..., :3].to(bundle.origins)
         with self.seeded(index, 1):
-            return taught_pool(bundle, photo, self.teacher, self.model.submodels, settings)
+            pool = taught_pool(bundle, photo, self.teacher, self.model.submodels, settings)
+            return without_most_empty(pool, self.config.empty_share)
 
     def seeded(self, index: int, purpose: int) -> Any:
         """A context in which torch's generators depend on seed, purpose, index and rank alone."""

@@ -19,6 +19,10 @@ OPAQUE = 0.995
 """A ray that the teacher gives this much weight to is seen to its end; the student need not look further."""
 
 
+NOTHING = 0.01
+"""A ray that the teacher gives no more weight than this to meets nothing."""
+
+
 @dataclass(frozen=True)
 class TaughtPool:
     """Rays with the teacher's answers, patch by patch; everything in the unit frame.
@@ -124,6 +128,15 @@ def taught_pool(
         weights=weights.view(patches, 9, -1),
         target=target.view(patches, 9, 3),
     )
+
+
+def without_most_empty(pool: TaughtPool, empty_share: float) -> TaughtPool:
+    """All patches in which the teacher sees something, and at random a share of the others."""
+    if empty_share >= 1.0:
+        return pool
+    something = (pool.weights.sum(dim=-1) > NOTHING).any(dim=-1)
+    chosen = something | (torch.rand(len(pool)) < empty_share).to(something.device)
+    return pool.select(torch.where(chosen)[0]) if bool(chosen.any()) else pool
 
 
 def end_of_sight(edges: Float[Tensor, "R edges"], weights: Float[Tensor, "R n"], far: float) -> Float[Tensor, " R"]:
