@@ -95,6 +95,10 @@ class SmerfModelConfig(ModelConfig):
     sampling: Literal["march", "teacher"] = "march"
     """`march`: one sample per voxel through occupied cells, as the viewer steps, as far as the teacher sees. `teacher`:
     one per interval of the teacher, as in the paper."""
+    whole_ray_share: float = 0.3
+    """With `march`: share of the patches, in [0, 1], whose rays are followed to their end, also behind what the teacher
+    sees. With none, the student stays a little transparent, and in the viewer what no ray has trained shines through:
+    6 dB on the chair."""
     first_step: float = 1.0
     """With `march`: length of the steps at the beginning of training, in voxels; they shrink to one voxel halfway
     through. Raising it trains faster and less exactly."""
@@ -114,7 +118,7 @@ class SmerfModelConfig(ModelConfig):
     """The same at the end; linear in between. The paper: 0.001."""
     opacity_loss_mult: float = 0.1
     """Weight at the start of the cross entropy between teacher's and student's opacity per interval, falling to a
-    hundredth. Where the student steps through voxels (`march`), the losses on weights and colours alone end in an empty
+    tenth. Where the student steps through voxels (`march`), the losses on weights and colours alone end in an empty
     scene with the background painted over it. The paper, whose samples are the teacher's: 0."""
     consistency_loss_mult: float = 1.0
     """Weight of the difference between a ray's colours in its own submodel and in a neighbouring one; of no effect

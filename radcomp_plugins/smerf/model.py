@@ -196,6 +196,9 @@ class SmerfModel(Model):
         # Two voxels more, so that what the student puts just behind the teacher's surface is seen and taken away.
         room = 2.0 * self.layout.triplane_voxel / self.layout.submodel_scale
         far = end_of_sight(edges, pool.weights.flatten(0, 1), FAR) + room
+        # And for some patches all that lies behind: where the student lets light through, the viewer will show it.
+        whole = torch.rand(len(pool), device=far.device) < self.config.whole_ray_share
+        far = torch.where(whole.repeat_interleave(9), FAR, far)
         return self.march(origins, directions, row, far, torch.rand_like(far), step)
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
@@ -304,7 +307,7 @@ class SmerfModel(Model):
         if config.opacity_loss_mult > 0:
             depth = sum_over_intervals(drawn.depths, samples, edges)
             count = sum_over_intervals(torch.ones_like(drawn.depths), samples, edges)
-            fading = config.opacity_loss_mult * 0.01**self.progress
+            fading = config.opacity_loss_mult * 0.1**self.progress
             taught = pool.weights.flatten(0, 1)
             result["opacity_loss"] = fading * losses.opacity_likelihood(depth, taught, count > 0)
         if config.deferred_grid > 1:

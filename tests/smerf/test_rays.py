@@ -16,6 +16,7 @@ from radcomp_plugins.smerf.rays import (
     rotate_about,
     taught_pool,
     weighty_points,
+    without_most_empty,
 )
 from radcomp_plugins.smerf.submodels import Submodels, unit_frame
 
@@ -110,3 +111,16 @@ def test_query_in_chunks_is_the_same() -> None:
         for chunk in (50, 1000)
     ]
     assert pools[0].weights.shape == pools[1].weights.shape
+
+
+def test_most_empty_patches_are_left_out() -> None:
+    pool = taught_pool(
+        orbit_rays(400), torch.zeros(3600, 3), BallTeacher(), submodels(), JitterSettings(0.0, 0.0, 0.0, 4000)
+    )
+    empty = ~(pool.weights.sum(dim=-1) > 0.01).any(dim=-1)
+    assert 50 < int(empty.sum()) < 350
+    kept = without_most_empty(pool, 0.2)
+    kept_empty = int((~(kept.weights.sum(dim=-1) > 0.01).any(dim=-1)).sum())
+    assert len(kept) - kept_empty == int((~empty).sum())
+    assert 0.05 * int(empty.sum()) < kept_empty < 0.4 * int(empty.sum())
+    assert without_most_empty(pool, 1.0) is pool
