@@ -250,9 +250,7 @@ def _our_eval_setup(original: Callable[..., Any]) -> Callable[..., Any]:
                 config = update_config_callback(config)
             data = getattr(config.pipeline.datamanager, "data", None)
             if data is not None and not Path(data).exists():
-                raise InputError(
-                    f"{config_path}: its dataset is not at {data}: put it there, or edit `data` in the file"
-                )
+                raise InputError(f"{config_path}: its dataset is not at {data}: put it there, or edit `data` in it")
             return config
 
         with lazy_lpips():

@@ -104,9 +104,10 @@ class SmerfField(nn.Module):
             nn.init.kaiming_uniform_(layers[-2].weight, nonlinearity="relu")  # type: ignore[arg-type]
             nn.init.zeros_(layers[-2].bias)  # type: ignore[arg-type]
             width = hidden_width
-        self.network = nn.Sequential(*layers, nn.Linear(width, NUM_CHANNELS))
+        last = nn.Linear(width, NUM_CHANNELS)
         with torch.no_grad():
-            self.network[-1].bias.copy_(first_values(layout))
+            last.bias.copy_(first_values(layout))
+        self.network = nn.Sequential(*layers, last)
         self.free = FreeTexels()
 
     def let_go(self, codes: Int[Tensor, " U"]) -> None:

@@ -203,8 +203,9 @@ class SmerfModel(Model):
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
         """Colours of rays of the scene frame; in training those of a taught pool, with all that its losses need."""
-        if self.training and "pool" in (ray_bundle.metadata or {}):
-            return self.taught_outputs(ray_bundle.metadata["pool"])
+        metadata: dict[str, Any] = ray_bundle.metadata or {}
+        if self.training and "pool" in metadata:
+            return self.taught_outputs(metadata["pool"])
         origins, directions = self.submodels.to_unit(ray_bundle.origins), ray_bundle.directions
         outputs: Any = self.panel.baked_outputs(self, origins, directions)
         if outputs is None:
@@ -300,7 +301,7 @@ class SmerfModel(Model):
             ),
             "sparsity_loss": config.sparsity_loss_mult * outputs["sparsity"],
             "hash_decay": config.hash_decay_mult
-            * sum(losses.hash_decay(grid.table, config.hash_levels) for grid in self.field.grids),
+            * sum(losses.hash_decay(table, config.hash_levels) for table in self.field.grids.parameters()),
         }
         if len(self.field.free):
             del result["hash_decay"]

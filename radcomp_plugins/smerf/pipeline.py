@@ -41,9 +41,10 @@ class SmerfPipeline(VanillaPipeline):
         processes = kwargs.pop("world_size", 1)
         super().__init__(config, device, test_mode, **kwargs)
         self.world_size = processes
-        if processes > 1 and config.model.free_texels_from < 1.0:
+        student: Any = config.model
+        if processes > 1 and student.free_texels_from < 1.0:
             raise InputError(
-                f"--pipeline.model.free-texels-from {config.model.free_texels_from} with {processes} processes: texels "
+                f"--pipeline.model.free-texels-from {student.free_texels_from} with {processes} processes: texels "
                 "are let go in one process only; expected 1 here, or --machine.num-devices 1"
             )
         self._step = distributed_step(self.model, self.losses, processes)

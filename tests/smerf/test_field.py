@@ -22,7 +22,7 @@ def small_field(layout: Layout = LAYOUT) -> SmerfField:
     field = SmerfField(layout, num_levels=4, max_res=64, log2_table_size=12, hidden_layers=1, hidden_width=8)
     with torch.no_grad():
         for grid in field.grids:
-            grid.table.uniform_(-0.3, 0.3)
+            torch.nn.init.uniform_(grid.get_parameter("table"), -0.3, 0.3)
     return field
 
 
@@ -70,6 +70,7 @@ def test_the_gate_has_a_gradient() -> None:
     planes = torch.randn(3, 8)
     density = merge(voxels, planes, LAYOUT).density
     density.sum().backward()
+    assert voxels.grad is not None
     torch.testing.assert_close(voxels.grad[:, GATE], density.detach() * planes[:, DENSITY])
 
 

@@ -63,7 +63,7 @@ def test_they_train_and_the_network_rests() -> None:
     for step in range(10):
         model.set_progress(step, 10)
         assert (len(model.field.free) > 0) == (step >= 5)
-        loss = sum(model.get_loss_dict(model.taught_outputs(pool), {}).values())
+        loss = torch.stack(list(model.get_loss_dict(model.taught_outputs(pool), {}).values())).sum()
         for optimizer in optimizers.values():
             optimizer.zero_grad()
         loss.backward()

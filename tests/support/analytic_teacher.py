@@ -57,7 +57,9 @@ def orbit_rays(patches: int, generator: torch.Generator | None = None, radius: f
     origins = torch.nn.functional.normalize(torch.randn(patches, 3, generator=generator), dim=-1) * radius
     aim = (torch.rand(patches, 3, generator=generator) - 0.5) * 1.2
     forward = torch.nn.functional.normalize(aim - origins, dim=-1)
-    side = torch.nn.functional.normalize(torch.linalg.cross(forward, torch.tensor([0.1, 0.2, 1.0]).expand_as(forward)), dim=-1)
+    side = torch.nn.functional.normalize(
+        torch.linalg.cross(forward, torch.tensor([0.1, 0.2, 1.0]).expand_as(forward)), dim=-1
+    )
     up = torch.linalg.cross(side, forward)
     step = torch.arange(-1, 2) * 0.004
     offset = step[:, None, None] * up[:, None, None] + step[None, :, None] * side[:, None, None]

@@ -1,5 +1,6 @@
 """What the processes of a distributed test run: spawned ones import it by name, so it lies beside no test."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +84,77 @@ def wrap_as_stock_pipelines_do(local_rank: int) -> Tensor:
     wrapped(torch.full((1, 2), float(local_rank))).sum().backward()
     assert model.weight.grad is not None
     return model.weight.grad
+
+
+def student_config(output_dir: Path, teacher: Path) -> Any:
+    """smerf-tiny as small as it gets, eight submodels' room, on the dataset of its teacher."""
+    from tiny_runs import run_config
+
+    config = run_config("smerf-tiny", output_dir, max_num_iterations=3, steps_per_save=10**9)
+    config.machine.device_type = "cpu"
+    config.steps_per_eval_batch = 10**9
+    settings = {
+        "submodels_per_axis": 2, "submodel_scale_factor": 0.8, "triplane_resolution": 32, "sparse_resolution": 16,
+        "hash_levels": 2, "hash_max_res": 32, "hash_log2_size": 8, "hidden_width": 8, "deferred_grid": 2,
+        "deferred_width": 4, "prune_every": 1, "prune_weight": 0.01, "sparsity_samples": 64,
+    }  # fmt: skip
+    for name, value in settings.items():
+        setattr(config.pipeline.model, name, value)
+    config.pipeline.teacher = teacher
+    config.pipeline.batch_patches, config.pipeline.pool_patches, config.pipeline.pool_steps = 8, 16, 1
+    config.pipeline.occupancy_rays = 2 * 9 * 16
+    return config
+
+
+def train_student(local_rank: int, world_size: int, config: Any, global_rank: int = 0) -> None:
+    """A process of the launcher: two steps, recorded to the run's folder, then the whole training."""
+    from nerfstudio.scripts.train import _set_random_seed
+
+    _set_random_seed(config.machine.seed + global_rank)
+    random.seed(0)  # nerfstudio caches the images in an order that it draws
+    trainer = config.setup(local_rank=local_rank, world_size=world_size)
+    trainer.setup()
+    steps = []
+    for step in range(2):
+        _, losses, _ = trainer.train_iteration(step)
+        steps.append(record(trainer.pipeline.model, losses))
+    trainer.train()
+    parameters = {name: p.detach() for name, p in trainer.pipeline.model.named_parameters()}
+    torch.save({"steps": steps, "parameters": parameters}, trainer.base_dir / f"rank{global_rank}.pt")
+
+
+def train_student_alone(config: Any) -> list[dict[str, Any]]:
+    """Two steps of one process on the rays of two: each rank's in turn, their gradients added up."""
+    from nerfstudio.scripts.train import _set_random_seed
+
+    config.pipeline.occupancy_rays //= 2  # of each rank
+    _set_random_seed(config.machine.seed)
+    random.seed(0)
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    pipeline, model = trainer.pipeline, trainer.pipeline.model
+    pipeline.datamanager.local_rank = 1
+    pipeline.find_scene()
+    pipeline.train()
+    steps = []
+    for step in range(2):
+        trainer.optimizers.zero_grad_all()
+        mean: dict[str, Tensor] = {}
+        for rank in range(2):
+            pipeline.datamanager.local_rank, pipeline._pool = rank, []
+            prune = model.occupancy.prune
+            if rank == 1:  # cells are pruned once a step, by what both have seen
+                model.occupancy.prune = lambda: None
+            _, losses, _ = pipeline.losses(step)
+            model.occupancy.prune = prune
+            (torch.stack(list(losses.values())).sum() / 2).backward()
+            mean = {name: mean.get(name, 0) + loss.detach() / 2 for name, loss in losses.items()}
+        steps.append(record(model, mean))
+        trainer.optimizers.optimizer_step_all()
+    return steps
+
+
+def record(model: nn.Module, losses: dict[str, Tensor]) -> dict[str, Any]:
+    """Losses and gradients of a step."""
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {"losses": {name: float(loss) for name, loss in losses.items()}, "gradients": gradients}
