@@ -29,7 +29,7 @@ class SmerfPipeline(VanillaPipeline):
     model: SmerfModel  # type: ignore[assignment]  # upstream has a read-only property
     datamanager: SmerfDatamanager
 
-    def __init__(self, config: SmerfPipelineConfig, device: str, test_mode: Any = "val", **kwargs: Any) -> None:
+    def __init__(self, config: SmerfPipelineConfig, device: Any, test_mode: Any = "val", **kwargs: Any) -> None:
         # Held in lists, so that teacher and rays stay out of the state_dict and of the viewer's search for controls.
         self._teacher: list[RayTeacher] = []
         self._pool: list[tuple[int, TaughtPool]] = []

@@ -96,13 +96,14 @@ def student_config(output_dir: Path, teacher: Path) -> Any:
     settings = {
         "submodels_per_axis": 2, "submodel_scale_factor": 0.8, "triplane_resolution": 32, "sparse_resolution": 16,
         "hash_levels": 2, "hash_max_res": 32, "hash_log2_size": 8, "hidden_width": 8, "deferred_grid": 2,
-        "deferred_width": 4, "prune_every": 1, "prune_weight": 0.01, "sparsity_samples": 64,
+        "deferred_width": 4, "prune_every": 1, "prune_weight": 0.01, "sparsity_samples": 64, "free_texels_from": 1.0,
     }  # fmt: skip
     for name, value in settings.items():
         setattr(config.pipeline.model, name, value)
     config.pipeline.teacher = teacher
     config.pipeline.batch_patches, config.pipeline.pool_patches, config.pipeline.pool_steps = 8, 16, 1
-    config.pipeline.occupancy_rays = 2 * 9 * 16
+    config.pipeline.occupancy_rays, config.pipeline.empty_share = 2 * 9 * 16, 1.0
+    config.pipeline.occupancy_threshold = 2e-4  # the teacher is hardly trained, and sees little anywhere
     return config
 
 
