@@ -97,7 +97,7 @@ class SmerfModelConfig(ModelConfig):
     one per interval of the teacher, as in the paper."""
     whole_ray_share: float = 0.3
     """With `march`: share of the patches, in [0, 1], whose rays are followed to their end, also behind what the teacher
-    sees. With none, the student stays a little transparent, and in the viewer what no ray has trained shines through."""
+    sees. With none, the student stays a little transparent, and the viewer shows what no ray has trained."""
     first_step: float = 1.0
     """With `march`: length of the steps at the beginning of training, in voxels; they shrink to one voxel halfway
     through. Raising it trains faster and less exactly."""
