@@ -7,7 +7,6 @@ manifest.json       files with bytes and sha256, transform to the dataset's own 
 """
 
 import copy
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from radcomp_plugins.splats.evaluate import held_out_views, quality
 from radcomp_plugins.splats.formats.registry import read_splats, write_splats
 from radcomp_plugins.splats.formats.sog import MAX_PALETTE, write_sog
 from radcomp_plugins.splats.gaussians import Gaussians
+from radcomp_plugins.teachers.dataset import dataset_frame
 from radcomp_plugins.teachers.load import CHECKPOINT_FOLDER, load_splats
 
 FORMAT = "radcomp-lightgaussian"
@@ -82,15 +82,6 @@ def baked_run(folder: Path, config: Any, asset: Path, transforms: Path | None) -
                checkpoints / "step-000000000.ckpt")  # fmt: skip
     if transforms is not None:
         shutil.copyfile(transforms, folder / transforms.name)
-
-
-def dataset_frame(run: Path) -> tuple[dict[str, Any], Path | None]:
-    """How the scene's frame comes from the dataset's own: x_scene = scale * (transform @ [x_dataset, 1])."""
-    path = run / "dataparser_transforms.json"
-    if not path.exists():
-        return {"transform": np.eye(4)[:3].tolist(), "scale": 1.0}, None
-    stored = json.loads(path.read_text())
-    return {"transform": stored["transform"], "scale": stored["scale"]}, path
 
 
 def measure(pipeline: Any, decoded: Gaussians, teacher: Gaussians | None) -> dict[str, Any]:

@@ -105,6 +105,6 @@ class LightGaussianPipelineConfig(SplatPipelineConfig):
 
     def prepare(self) -> None:
         """Find the teacher and take its dataset where no other is named, before the config is saved."""
-        from radcomp_plugins.lightgaussian.pipeline import adopt_dataset
+        from radcomp_plugins.teachers.dataset import adopt_dataset
 
-        adopt_dataset(self)
+        adopt_dataset(self, "lightgaussian")

@@ -23,7 +23,8 @@ from radcomp_plugins.splats.gaussians import Gaussians
 from radcomp_plugins.splats.pipeline import SplatPipeline
 from radcomp_plugins.splats.significance import contributions, most_significant, score
 from radcomp_plugins.splats.views import focus_of_cameras, jitter_positions, pinhole_views
-from radcomp_plugins.teachers.load import find_teacher, load_splats, read_config
+from radcomp_plugins.teachers.dataset import adopt_dataset, required_teacher
+from radcomp_plugins.teachers.load import load_splats
 
 REPORT_NAME = "stages.json"
 
@@ -39,8 +40,8 @@ class LightGaussianPipeline(SplatPipeline):
         # Held in a list, so that the teacher stays out of the state_dict and of the viewer's search for controls.
         self._teacher: list[Gaussians] = []
         if training:
-            adopt_dataset(config)
-            teacher = load_splats(required_teacher(config))
+            adopt_dataset(config, "lightgaussian")
+            teacher = load_splats(required_teacher(config, "lightgaussian"))
         super().__init__(config, **kwargs)
         if training:
             self._teacher = [teacher.to(self.device)]
@@ -219,32 +220,3 @@ class LightGaussianPipeline(SplatPipeline):
         if source and (source.parent / REPORT_NAME).exists():
             rows = read_json(source.parent / REPORT_NAME)["stages"]
             self._report["stages"] = [row for row in rows if row["step"] < trainer._start_step]
-
-
-def required_teacher(config: LightGaussianPipelineConfig) -> Path:
-    """The teacher's path.
-
-    Raises:
-        InputError: there is none.
-    """
-    if config.teacher is None:
-        raise InputError("lightgaussian: no teacher; give one with --pipeline.teacher RUN_FOLDER (or a .ply)")
-    return config.teacher
-
-
-def adopt_dataset(config: LightGaussianPipelineConfig) -> None:
-    """Without --data, train on the dataset of the teacher's run, read by the same dataset parser.
-
-    Raises:
-        InputError: the teacher is a bare splat file, which knows no dataset.
-    """
-    teacher = find_teacher(required_teacher(config))
-    manager: Any = config.datamanager
-    # The parsers' default is the working directory, written "." or, once a config was saved, in full.
-    if manager.data is not None or manager.dataparser.data not in (Path(), Path.cwd()):
-        return
-    if teacher.config is None:
-        raise InputError(f"teacher {teacher.source}: knows no dataset; give one with --data DATASET")
-    theirs = read_config(teacher.config).pipeline.datamanager
-    manager.dataparser = theirs.dataparser
-    manager.data = theirs.data or theirs.dataparser.data

@@ -1,7 +1,6 @@
 """Export of a SMERF run: bake, write, read back, measure, and leave a run folder that shows the decoded asset."""
 
 import copy
-import json
 import shutil
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from radcomp_plugins.smerf.formats.smerf import read_smerf, write_smerf
 from radcomp_plugins.smerf.layout import BakedScene, TestFrame
 from radcomp_plugins.smerf.model import SmerfModel
 from radcomp_plugins.smerf.render import Renderer
+from radcomp_plugins.teachers.dataset import dataset_frame
 from radcomp_plugins.teachers.load import CHECKPOINT_FOLDER
 from radcomp_plugins.teachers.load_rays import load_ray_teacher
 
@@ -158,15 +158,6 @@ def baked_run(folder: Path, config: Any, transforms: Path | None) -> None:
     torch.save(state, checkpoints / "step-000000000.ckpt")
     if transforms is not None:
         shutil.copyfile(transforms, folder / transforms.name)
-
-
-def dataset_frame(run: Path) -> tuple[dict[str, Any], Path | None]:
-    """How the scene's frame comes from the dataset's own: x_scene = scale * (transform @ [x_dataset, 1])."""
-    path = run / "dataparser_transforms.json"
-    if not path.exists():
-        return {"transform": np.eye(4)[:3].tolist(), "scale": 1.0}, None
-    stored = json.loads(path.read_text())
-    return {"transform": stored["transform"], "scale": stored["scale"]}, path
 
 
 def export_run(

@@ -1,8 +1,11 @@
-"""The dataset of a teacher's run, for students that are given no other."""
+"""The dataset of a run: a teacher's, for students that are given no other, and the frame it was read into."""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from radcomp_plugins.core.files import read_json
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.teachers.load import find_teacher, read_config
 
@@ -38,3 +41,12 @@ def adopt_dataset(config: Any, method: str) -> None:
     theirs = read_config(teacher.config).pipeline.datamanager
     manager.dataparser = theirs.dataparser
     manager.data = theirs.data or theirs.dataparser.data
+
+
+def dataset_frame(run: Path) -> tuple[dict[str, Any], Path | None]:
+    """How the scene's frame comes from the dataset's own: x_scene = scale * (transform @ [x_dataset, 1])."""
+    path = run / "dataparser_transforms.json"
+    if not path.exists():
+        return {"transform": np.eye(4)[:3].tolist(), "scale": 1.0}, None
+    stored = read_json(path)
+    return {"transform": stored["transform"], "scale": stored["scale"]}, path

@@ -15,8 +15,9 @@ from radcomp_plugins.core import metrics
 from radcomp_plugins.core.files import read_json
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.lightgaussian import pipeline as module
-from radcomp_plugins.lightgaussian.pipeline import REPORT_NAME, adopt_dataset
+from radcomp_plugins.lightgaussian.pipeline import REPORT_NAME
 from radcomp_plugins.splats.draw import picture
+from radcomp_plugins.teachers.dataset import adopt_dataset
 from radcomp_plugins.teachers.load import load_splats
 
 pytestmark = pytest.mark.usefixtures("few_seeds")
@@ -336,7 +337,7 @@ def test_without_data_the_dataset_of_the_teachers_run_is_used_and_saved(form, te
 def test_data_given_by_the_user_wins(teacher_run, tmp_path):
     config = lightgaussian_config(tmp_path, teacher_run, None)
     config.pipeline.datamanager.data = Path("elsewhere")
-    adopt_dataset(config.pipeline)
+    adopt_dataset(config.pipeline, "lightgaussian")
     assert config.pipeline.datamanager.data == Path("elsewhere")
     assert type(config.pipeline.datamanager.dataparser).__name__ == "NerfstudioDataParserConfig"
 
