@@ -14,7 +14,7 @@ compat.apply()
 
 def _optimizers(steps: int, lr: float, lr_final: float, max_norm: float | None, warmup: int = 100) -> dict:
     """Both groups alike: a sine warm-up, then exponential decay (Duckworth et al. 2024)."""
-    rates = {"field": (lr, lr_final), "deferred": (lr, lr_final), "texels": (0.02, 0.001)}
+    rates = {"field": (lr, lr_final), "deferred": (lr, lr_final), "texels": (0.03, 0.0005)}
     return {
         group: {
             "optimizer": SmerfAdamConfig(lr=first, eps=1e-15, max_norm=max_norm),
@@ -65,6 +65,7 @@ smerf = _spec(
         batch_patches=1820,
         pool_patches=7280,
         pool_steps=8,
+        pools_kept=16,
         photo_share=0.5,
     ),
     _optimizers(25_000, 3e-3, 1e-4, 1e-3),
@@ -88,6 +89,7 @@ smerf_large = _spec(
         batch_patches=1820,
         pool_patches=7280,
         pool_steps=8,
+        pools_kept=16,
         photo_share=0.5,
     ),
     _optimizers(50_000, 3e-3, 1e-4, 1e-3),
@@ -112,7 +114,7 @@ smerf_paper = _spec(
 smerf_tiny = _spec(
     "smerf-tiny",
     "SMERF on two CPU cores in a quarter of an hour.",
-    4000,
+    6000,
     SmerfPipelineConfig(
         datamanager=SmerfDatamanagerConfig(dataparser=NerfstudioDataParserConfig(), eval_num_rays_per_batch=1024),
         model=SmerfModelConfig(
@@ -122,7 +124,8 @@ smerf_tiny = _spec(
             hash_levels=8,
             hash_max_res=1024,
             hash_log2_size=17,
-            free_texels_from=0.5,
+            free_texels_from=0.3,
+            whole_ray_share=1.0,
             hidden_width=32,
             deferred_grid=3,
             first_step=2.0,
@@ -134,10 +137,11 @@ smerf_tiny = _spec(
         batch_patches=256,
         pool_patches=4096,
         pool_steps=32,
+        pools_kept=40,
         empty_share=0.15,
         photo_share=0.5,
         occupancy_rays=150_000,
         query_chunk=8192,
     ),
-    _optimizers(4000, 1e-2, 3e-4, None, warmup=20),
+    _optimizers(6000, 1e-2, 3e-4, None, warmup=20),
 )

@@ -165,8 +165,12 @@ class SmerfPipelineConfig(VanillaPipelineConfig):
     pool_patches: int = 29128
     """Patches that the teacher is asked for at a time; steps draw from them until the next are asked for."""
     pool_steps: int = 4
-    """Steps that draw from one pool: a ray is used batch_patches * pool_steps / pool_patches times (the paper: once).
-    Raising it asks the teacher less often, which matters where the teacher is slow."""
+    """Steps for which a pool is the newest: a ray is used batch_patches * pool_steps / pool_patches times (the paper:
+    once). Raising it asks the teacher less often, which matters where the teacher is slow."""
+    pools_kept: int = 1
+    """Pools that steps draw from, the newest among them. Raising it spreads the uses of a ray over more steps: nothing is
+    learned by heart and forgotten again. A patch takes about 1.5 kB of memory. A resumed run asks for all of them anew.
+    The paper, which uses a ray once: 1."""
     empty_share: float = 1.0
     """Share of the patches in which the teacher sees nothing that are trained on, in (0, 1]. Before a plain background
     most patches are such, and have nothing to teach that a few of them do not. The paper: 1."""
@@ -191,7 +195,7 @@ class SmerfPipelineConfig(VanillaPipelineConfig):
         for name in ("photo_share", "jitter_rotation", "empty_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1")
-        for name in ("batch_patches", "pool_patches", "pool_steps", "query_chunk"):
+        for name in ("batch_patches", "pool_patches", "pool_steps", "pools_kept", "query_chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
 

@@ -55,7 +55,7 @@ def corners_of(contracted: Float[Tensor, "M 3"], row: Int[Tensor, " M"], layout:
         layout: the grids' resolutions.
     """
     if contracted.is_cuda:
-        codes, weights = _corners_torch(contracted, row, layout)
+        codes, weights = corners_torch(contracted, row, layout)
         unique, index = torch.unique(codes, return_inverse=True)
         return Corners(unique, index, weights)
     count = len(contracted)
@@ -81,7 +81,7 @@ def _corners(start, step, points, rows, sparse, triplane, codes, weights) -> Non
     one = np.float32(1.0)
     for i in range(start, len(points), step):
         base = rows[i] * per_row
-        _cell(points[i], sparse, low, fraction)
+        lower_corner(points[i], sparse, low, fraction)
         for corner in range(8):
             code = np.int64(0)
             weight = one
@@ -91,7 +91,7 @@ def _corners(start, step, points, rows, sparse, triplane, codes, weights) -> Non
                 weight *= fraction[axis] if up else one - fraction[axis]
             codes[i, corner], weights[i, corner] = base + code, weight
         base += np.int64(sparse) ** 3
-        _cell(points[i], triplane, low, fraction)
+        lower_corner(points[i], triplane, low, fraction)
         for plane in range(3):
             a = 1 if plane == 0 else 0
             b = 1 if plane == 2 else 2
@@ -107,7 +107,7 @@ def _corners(start, step, points, rows, sparse, triplane, codes, weights) -> Non
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _cell(point, resolution, low, fraction) -> None:
+def lower_corner(point, resolution, low, fraction) -> None:
     """The lower corner of the cell between voxel centres that a point is in, and where in it."""
     for axis in range(3):
         position = (point[axis] + np.float32(2.0)) * np.float32(0.25 * resolution) - np.float32(0.5)
@@ -138,8 +138,8 @@ def _number(codes, table, unique, index) -> int:
     return used
 
 
-def _corners_torch(points: Tensor, row: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-    """The twin of `_corners`."""
+def corners_torch(points: Tensor, row: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """The twin of `_corners`: codes and weights of all corners, [M, 20] each."""
     sparse, triplane = layout.sparse_resolution, layout.triplane_resolution
     codes, weights = [], []
     base = row * texels_per_submodel(layout)

@@ -14,6 +14,7 @@ from radcomp_plugins.core.hashgrid import HashGrid
 from radcomp_plugins.smerf.corners import VOXEL_CORNERS, corners_of, texel_centres
 from radcomp_plugins.smerf.free_texels import FreeTexels
 from radcomp_plugins.smerf.layout import DENSITY, GATE, NUM_CHANNELS, RANGE_DENSITY, RANGE_FEATURES, Layout
+from radcomp_plugins.smerf.sight import Sight
 
 MAX_LOG_DENSITY = 88.0
 """exp of more than this is infinite in float32."""
@@ -109,6 +110,7 @@ class SmerfField(nn.Module):
             last.bias.copy_(first_values(layout))
         self.network = nn.Sequential(*layers, last)
         self.free = FreeTexels()
+        self.sight = Sight(layout)
 
     def let_go(self, codes: Int[Tensor, " U"]) -> None:
         """Make texels parameters of their own, at the values that the network gives them; codes ascending."""
@@ -146,6 +148,8 @@ class SmerfField(nn.Module):
         """
         corners = corners_of(contract(submodel), row, self.layout)
         raw = self.texels(corners.codes)
+        if self.training:
+            self.sight.remember(corners.codes, raw)
         values = denormalise(quantise(raw) if self.quantised else raw.sigmoid())
         voxels = gather(values, corners.index[:, :VOXEL_CORNERS], corners.weights[:, :VOXEL_CORNERS])
         planes = gather(values, corners.index[:, VOXEL_CORNERS:], corners.weights[:, VOXEL_CORNERS:])

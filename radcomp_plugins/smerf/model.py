@@ -199,7 +199,9 @@ class SmerfModel(Model):
         # And for some patches all that lies behind: where the student lets light through, the viewer will show it.
         whole = torch.rand(len(pool), device=far.device) < self.config.whole_ray_share
         far = torch.where(whole.repeat_interleave(9), FAR, far)
-        return self.march(origins, directions, row, far, torch.rand_like(far), step)
+        samples = self.march(origins, directions, row, far, torch.rand_like(far), step)
+        along = rotate(directions) * self.layout.submodel_scale
+        return self.field.sight.reaching(self.submodels.to_submodel(origins, row), along, row, samples)
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:
         """Colours of rays of the scene frame; in training those of a taught pool, with all that its losses need."""

@@ -17,6 +17,7 @@ from radcomp_plugins.smerf.config import SmerfPipelineConfig
 from radcomp_plugins.smerf.datamanager import SmerfDatamanager
 from radcomp_plugins.smerf.model import SmerfModel
 from radcomp_plugins.smerf.rays import JitterSettings, TaughtPool, taught_pool, weighty_points, without_most_empty
+from radcomp_plugins.smerf.replay import Replay
 from radcomp_plugins.teachers.dataset import adopt_dataset, required_teacher
 from radcomp_plugins.teachers.load_rays import load_ray_teacher
 from radcomp_plugins.teachers.rays import RayTeacher
@@ -32,7 +33,7 @@ class SmerfPipeline(VanillaPipeline):
     def __init__(self, config: SmerfPipelineConfig, device: Any, test_mode: Any = "val", **kwargs: Any) -> None:
         # Held in lists, so that teacher and rays stay out of the state_dict and of the viewer's search for controls.
         self._teacher: list[RayTeacher] = []
-        self._pool: list[tuple[int, TaughtPool]] = []
+        self._replay: list[Replay] = []
         if test_mode == "val":
             adopt_dataset(config, "smerf")
             self._teacher = [load_ray_teacher(required_teacher(config, "smerf"), device)]
@@ -49,6 +50,14 @@ class SmerfPipeline(VanillaPipeline):
             )
         self._step = distributed_step(self.model, self.losses, processes)
         self.datamanager.seed = config.seed
+        replay = Replay(
+            self.draw_pool,
+            lambda index: self.seeded(index, 2),
+            kept=config.pools_kept,
+            steps=config.pool_steps,
+            batch=config.batch_patches,
+        )
+        self._replay.append(replay)
         self.total_steps = 1
 
     @property
@@ -108,25 +117,13 @@ class SmerfPipeline(VanillaPipeline):
         seed = ((self.config.seed * 1_000_003 + index) * 8 + purpose) * 64 + rank
         return _Seeded(seed % 2**63)
 
-    def patches_of(self, step: int) -> TaughtPool:
-        """The patches that a step trains on, from the pool that is current at it."""
-        index, turn = divmod(step, self.config.pool_steps)
-        if not self._pool or self._pool[0][0] != index:
-            self._pool = [(index, self.draw_pool(index))]
-        pool = self._pool[0][1]
-        count = self.config.batch_patches
-        with self.seeded(index, 2):
-            rounds = -(-count * self.config.pool_steps // len(pool))
-            order = torch.cat([torch.randperm(len(pool)) for _ in range(rounds)])
-        return pool.select(order[turn * count : (turn + 1) * count].to(pool.origins.device))
-
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
         """A step on taught patches; of several processes, each on its own."""
         return self._step(step)
 
     def losses(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
         """Outputs, losses and metrics of this process's patches."""
-        pool = self.patches_of(step)
+        pool = self._replay[0].patches_of(step)
         self.model.set_progress(step, self.total_steps)
         rays = RayBundle(
             origins=pool.origins.flatten(0, 1),

@@ -6,7 +6,7 @@ import torch
 from radcomp_plugins.smerf.corners import (
     PLANE_AXES,
     VOXEL_CORNERS,
-    _corners_torch,
+    corners_torch,
     corners_of,
     texel_centres,
     texels_per_submodel,
@@ -64,7 +64,7 @@ def test_points_at_the_wall_have_texels(far: float) -> None:
 
 def test_twin() -> None:
     points, row = random_points()
-    codes, weights = _corners_torch(points, row, LAYOUT)
+    codes, weights = corners_torch(points, row, LAYOUT)
     corners = corners_of(points, row, LAYOUT)
     assert bool((corners.codes[corners.index] == codes).all())
     torch.testing.assert_close(corners.weights, weights, rtol=1e-5, atol=1e-6)
