@@ -114,7 +114,7 @@ smerf_paper = _spec(
 smerf_tiny = _spec(
     "smerf-tiny",
     "SMERF on two CPU cores in a quarter of an hour.",
-    6000,
+    8000,
     SmerfPipelineConfig(
         datamanager=SmerfDatamanagerConfig(dataparser=NerfstudioDataParserConfig(), eval_num_rays_per_batch=1024),
         model=SmerfModelConfig(
@@ -137,11 +137,11 @@ smerf_tiny = _spec(
         batch_patches=256,
         pool_patches=4096,
         pool_steps=32,
-        pools_kept=40,
-        empty_share=0.15,
+        pools_kept=64,
+        empty_share=0.08,
         photo_share=0.5,
         occupancy_rays=150_000,
         query_chunk=8192,
     ),
-    _optimizers(6000, 1e-2, 3e-4, None, warmup=20),
+    _optimizers(8000, 1e-2, 3e-4, None, warmup=20),
 )
