@@ -37,6 +37,11 @@ def distributed_step(
     return compute if world_size == 1 else _DistributedStep(model, compute)
 
 
+def process_index() -> int:
+    """This process's number among all of them, on whatever machine; 0 where there is but one."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 def any_process(mask: Tensor) -> Tensor:
     """Where a mask is set in any of the processes; all of them have to ask. The mask itself where there is but one."""
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:

@@ -37,5 +37,5 @@ class SmerfDatamanager(VanillaDataManager[InputDataset]):
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
         """Patches of rays and their pixels; rank and step decide which."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed((self.seed * 1_000_003 + step) * 64 + self.local_rank)
+            torch.manual_seed((self.seed * 1_000_003 + step) * 4096 + process_index())
             return super().next_train(step)

@@ -11,7 +11,7 @@ from nerfstudio.utils.rich_utils import CONSOLE, get_progress
 from torch import Tensor
 
 from radcomp_plugins import compat
-from radcomp_plugins.distributed import any_process, distributed_step
+from radcomp_plugins.distributed import any_process, distributed_step, process_index
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.smerf.config import SmerfPipelineConfig
 from radcomp_plugins.smerf.datamanager import SmerfDatamanager
@@ -113,8 +113,7 @@ class SmerfPipeline(VanillaPipeline):
 
     def seeded(self, index: int, purpose: int) -> Any:
         """A context in which torch's generators depend on seed, purpose, index and rank alone."""
-        rank = self.datamanager.local_rank
-        seed = ((self.config.seed * 1_000_003 + index) * 8 + purpose) * 64 + rank
+        seed = ((self.config.seed * 1_000_003 + index) * 8 + purpose) * 4096 + process_index()
         return _Seeded(seed % 2**63)
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:

@@ -157,4 +157,4 @@ def test_wrong_numbers_are_refused():
     with pytest.raises(ValueError, match="power of two"):
         voxels.occupancy(1)
     with pytest.raises(ValueError, match="united"):
-        voxels | SparseVoxels.empty(9)
+        _ = voxels | SparseVoxels.empty(9)

@@ -185,6 +185,25 @@ def test_memory_is_bounded(page: Page, serve: Callable, assets: dict[int, Path])
     assert psnr(picture(page, 2), expected(scene(2), 2)) > 40.0, "what was dropped is fetched again"
 
 
+def test_fetches_ahead_what_is_needed_soonest(page: Page, serve: Callable, assets: dict[int, Path]):
+    opened(page, serve(assets[2]))
+    asked = page.evaluate("""(async () => {
+        const { Submodels } = await import(new URL("submodels.js", document.baseURI).href);
+        const layout = { single: false, alive: [0, 16, 32], perAxis: 4 }; // side by side along the first axis
+        const next = (speed, memory) => {
+            const submodels = new Submodels({ layout, memory });
+            const loads = [];
+            submodels.load = (gl, index) => loads.push(index);
+            submodels.entries.set(0, { state: "ready", bytes: 10 });
+            submodels.current = submodels.target = 0;
+            submodels.prefetch(null, [0.75, -0.75, -0.75], [-speed, 0, 0], 0);
+            return loads[0] ?? -1;
+        };
+        return [next(0, 100), next(0.02, 100), next(0.1, 100), next(1, 100), next(0.1, 15)];
+    })()""")
+    assert asked == [-1, 1, 1, 2, -1], "standing still; border 12 s away; 2.5 s; far beyond it in a second; no room"
+
+
 def test_survives_a_lost_context(page: Page, serve: Callable, assets: dict[int, Path]):
     opened(page, serve(assets[1]))
     before = picture(page, 1)

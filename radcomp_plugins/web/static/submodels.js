@@ -9,7 +9,7 @@ import { centre, folderName, nearest, parseAtlas } from "./scene.js";
 import { fetchJson } from "./loader.js";
 import { checkLimits, createTextures, deleteTextures, textureBytes } from "./textures.js";
 
-const LOOK_AHEAD_SECONDS = 1.5;
+const LOOK_AHEAD_SECONDS = [1, 3, 8, 20]; // what is needed sooner is fetched sooner; a room's submodel takes seconds
 const MARGIN = 0.04; // of a cell: how much nearer another submodel has to be
 const RETRY_MS = 20000;
 
@@ -63,9 +63,16 @@ export class Submodels {
   }
 
   prefetch(gl, position, velocity, now) {
-    const ahead = position.map((value, axis) => value + LOOK_AHEAD_SECONDS * velocity[axis]);
-    const next = nearest(this.layout, ahead);
-    if (next !== this.target && !this.entries.has(next)) this.load(gl, next, now);
+    // One more that does not fit would be dropped again, and fetched again, and so on.
+    const current = this.entries.get(this.current)?.bytes ?? 0;
+    if (this.bytes + current > this.memory) return;
+    for (const seconds of LOOK_AHEAD_SECONDS) {
+      const ahead = position.map((value, axis) => value + seconds * velocity[axis]);
+      const next = nearest(this.layout, ahead);
+      if (next === this.target || this.entries.has(next)) continue;
+      this.load(gl, next, now);
+      return;
+    }
   }
 
   // Submodels to draw, the first one opaque.
