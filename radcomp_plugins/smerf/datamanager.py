@@ -7,6 +7,7 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from nerfstudio.data.datasets.base_dataset import InputDataset
 
+from radcomp_plugins.distributed import process_index
 from radcomp_plugins.smerf.config import SmerfDatamanagerConfig
 
 CAMERA_ORIGINS = "camera_origins"

@@ -88,7 +88,9 @@ class Sight(nn.Module):
             ray_offsets=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
         )
 
-    def count_torch(self, origins: Tensor, directions: Tensor, row: Tensor, samples: PackedSamples) -> Int[Tensor, " R"]:
+    def count_torch(
+        self, origins: Tensor, directions: Tensor, row: Tensor, samples: PackedSamples
+    ) -> Int[Tensor, " R"]:
         """The twin of `_count`."""
         index = samples.ray_index
         middle = 0.5 * (samples.starts + samples.ends)
