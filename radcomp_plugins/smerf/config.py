@@ -168,9 +168,9 @@ class SmerfPipelineConfig(VanillaPipelineConfig):
     """Steps for which a pool is the newest: a ray is used batch_patches * pool_steps / pool_patches times (the paper:
     once). Raising it asks the teacher less often, which matters where the teacher is slow."""
     pools_kept: int = 1
-    """Pools that steps draw from, the newest among them. Raising it spreads the uses of a ray over more steps: nothing is
-    learned by heart and forgotten again. A patch takes about 1.5 kB of memory. A resumed run asks for all of them anew.
-    The paper, which uses a ray once: 1."""
+    """Pools that steps draw from, the newest among them. Raising it spreads the uses of a ray over more steps: nothing
+    is learned by heart and forgotten again. A patch takes about 1.5 kB of memory. A resumed run asks for all of them
+    anew. The paper, which uses a ray once: 1."""
     empty_share: float = 1.0
     """Share of the patches in which the teacher sees nothing that are trained on, in (0, 1]. Before a plain background
     most patches are such, and have nothing to teach that a few of them do not. The paper: 1."""

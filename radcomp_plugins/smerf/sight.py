@@ -118,7 +118,8 @@ class Sight(nn.Module):
 
 @njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 def _count(
-    start, step, counter, origins, directions, rows, t0s, t1s, offsets, texels, gates, densities, sparse, triplane, counts
+    start, step, counter, origins, directions, rows, t0s, t1s, offsets, texels, gates, densities, sparse, triplane,
+    counts,
 ) -> None:  # fmt: skip
     """How many samples of each ray light comes to, the one that takes the last of it included."""
     per_plane = np.int64(triplane) * triplane

@@ -6,8 +6,8 @@ import torch
 from radcomp_plugins.smerf.corners import (
     PLANE_AXES,
     VOXEL_CORNERS,
-    corners_torch,
     corners_of,
+    corners_torch,
     texel_centres,
     texels_per_submodel,
 )
