@@ -302,11 +302,10 @@ class SmerfModel(Model):
                 squash(samples.starts), squash(samples.ends), drawn.weights, samples.ray_index, samples.ray_offsets
             ),
             "sparsity_loss": config.sparsity_loss_mult * outputs["sparsity"],
-            "hash_decay": config.hash_decay_mult
-            * sum(losses.hash_decay(table, config.hash_levels) for table in self.field.grids.parameters()),
         }
-        if len(self.field.free):
-            del result["hash_decay"]
+        if len(self.field.free) == 0:
+            decay = sum(losses.hash_decay(table, config.hash_levels) for table in self.field.grids.parameters())
+            result["hash_decay"] = config.hash_decay_mult * decay
         if config.opacity_loss_mult > 0:
             depth = sum_over_intervals(drawn.depths, samples, edges)
             count = sum_over_intervals(torch.ones_like(drawn.depths), samples, edges)
