@@ -87,8 +87,10 @@ class SmerfPipeline(VanillaPipeline):
         pools = -(-self.config.occupancy_rays // (9 * self.config.pool_patches * self.world_size))
         with get_progress("Asking the teacher where the scene is", suffix="pools/s") as progress:
             for index in progress.track(range(pools)):
-                points, origins = weighty_points(self.draw_pool(-1 - index), self.config.occupancy_threshold)
-                self.model.mark_occupied(points, origins)
+                pool = self.draw_pool(-1 - index)
+                voxel = 4.0 / self.model.layout.sparse_resolution
+                found = weighty_points(pool, self.config.occupancy_threshold, self.model.submodels, voxel)
+                self.model.mark_occupied(*found)
         self.model.occupancy.cells = any_process(self.model.occupancy.cells)
         self.model.occupancy.measure()
         occupied = int(self.model.occupancy.cells.sum())

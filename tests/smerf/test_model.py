@@ -42,7 +42,7 @@ def test_all_losses_are_there_and_weigh_what_they_should() -> None:
     assert len(model.submodels) == 8
     pool = ball_pool(model, 40)
     with torch.no_grad():
-        model.mark_occupied(*weighty_points(pool, 0.005))
+        model.mark_occupied(*weighty_points(pool, 0.005, model.submodels, 4.0 / model.layout.sparse_resolution))
         model.occupancy.measure()
     model.train()
     torch.manual_seed(1)
@@ -65,7 +65,7 @@ def test_consistency_reaches_both_submodels() -> None:
     model = small_model(submodels_per_axis=2, submodel_scale_factor=0.8, reassign_share=0.0)
     pool = ball_pool(model, 60)
     with torch.no_grad():
-        model.mark_occupied(*weighty_points(pool, 0.005))
+        model.mark_occupied(*weighty_points(pool, 0.005, model.submodels, 4.0 / model.layout.sparse_resolution))
         model.occupancy.measure()
     home = model.submodels.assign(pool.origins.flatten(0, 1))
     pool = pool.select(torch.where((home.view(-1, 9) == 0).all(dim=-1))[0])
