@@ -184,8 +184,8 @@ class SmerfPipelineConfig(VanillaPipelineConfig):
     occupancy_rays: int = 2_000_000
     """Rays that the teacher is asked for before training, to find where the scene is at all."""
     occupancy_threshold: float = 0.005
-    """Weight that a voxel has to have on a ray of the teacher to be occupied. Raise it (0.05) for a teacher that spreads
-    its walls out: what is left out, the student need not evaluate. The paper, per interval of its teacher: 0.005."""
+    """Weight that a voxel has to have on a ray of the teacher to be occupied, in [0, 1]. Raise it (0.05) for a teacher
+    that spreads its walls out: what is left out costs nothing. The paper, per interval of its teacher: 0.005."""
     query_chunk: int = 32768
     """Rays that the teacher is asked for at once; lower it where the teacher runs out of memory."""
     seed: int = 0
