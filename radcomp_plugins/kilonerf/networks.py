@@ -210,7 +210,7 @@ class TinyNetworks(nn.Module):
 
 def _has_grouped_products(x: Tensor) -> bool:
     """Whether torch has grouped products that are worth it here: on CUDA, those of float32 are a loop that waits."""
-    return x.device.type == "cpu" and hasattr(F, "grouped_mm")
+    return x.device.type == "cpu" and x.dtype == torch.float32 and hasattr(F, "grouped_mm")
 
 
 def _block_size(points: int, networks: int) -> int:

@@ -12,7 +12,6 @@ All grid arrays are indexed [x, y, z] in the scene's axes (Reiser et al. 2021, s
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 from radcomp_plugins.errors import InputError
@@ -91,9 +90,9 @@ class KiloGrid:
             0.25. Within that distance of a border the networks on both sides are blended.
     """
 
-    box: Float[NDArray[np.float64], "2 3"]
-    network_of_cell: Int[NDArray[np.int32], "nx ny nz"]
-    occupancy: Bool[NDArray[np.bool_], "vx vy vz"]
+    box: NDArray[np.float64]
+    network_of_cell: NDArray[np.int32]
+    occupancy: NDArray[np.bool_]
     step: float
     overlap: float = 0.0
 
@@ -138,12 +137,12 @@ class KiloGrid:
         return int((self.network_of_cell >= 0).sum())
 
     @property
-    def cell_size(self) -> Float[NDArray[np.float64], " 3"]:
+    def cell_size(self) -> NDArray[np.float64]:
         """Sides [3] of a cell, scene units."""
         return (self.box[1] - self.box[0]) / np.array(self.cells)
 
-    def occupied_cells(self) -> Bool[NDArray[np.bool_], "nx ny nz"]:
-        """Cells that have an occupied voxel."""
+    def occupied_cells(self) -> NDArray[np.bool_]:
+        """Cells [nx, ny, nz] that have an occupied voxel."""
         side = self.voxels_per_cell
         blocks = self.occupancy.reshape([k for n in self.cells for k in (n, side)])
         return blocks.any(axis=(1, 3, 5))
@@ -171,9 +170,9 @@ class KiloScene:
     grid: KiloGrid
     shape: NetworkShape
     weights: dict[str, NDArray[np.float32]]
-    background: Float[NDArray[np.float64], " 3"] = field(default_factory=lambda: np.ones(3))
+    background: NDArray[np.float64] = field(default_factory=lambda: np.ones(3))
     near: float = 0.0
-    dataset_to_scene: Float[NDArray[np.float64], "3 4"] = field(default_factory=lambda: np.eye(4)[:3])
+    dataset_to_scene: NDArray[np.float64] = field(default_factory=lambda: np.eye(4)[:3])
 
     def __post_init__(self) -> None:
         """Check that the weights are those of the grid's networks."""
