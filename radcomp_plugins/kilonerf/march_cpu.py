@@ -36,7 +36,6 @@ def _enter(ray, o, d, start, end, step, low, high, n, ids, origins, directions, 
             return n
     if not t1 > t0:
         return n
-    begin = math.ceil((t0 - start) / step - _HALF)
     k0 = max(math.ceil((t0 - start) / step - _HALF), _F0)
     k1 = math.floor((t1 - start) / step - _HALF)
     if not k0 <= k1 < _MOST_STEPS:
