@@ -241,6 +241,11 @@ class PlainNerfTeacher:
         self.background = torch.ones(3)
         self._rotation, self._shift, self._scale = torch.eye(3), torch.zeros(3), 1.0
 
+    @property
+    def trained_from(self) -> float:
+        """Where rays begin, scene units."""
+        return self.near * self._scale
+
     def place(self, transform: Float[Tensor, "3 4"], scale: float) -> None:
         """Say where the dataset's frame, in which the networks live, lies in the scene's.
 

@@ -36,6 +36,8 @@ class PointTeacher(Protocol):
 
     background: Float[Tensor, " 3"]
     """What the teacher was trained to see behind the scene, in [0, 1]."""
+    trained_from: float
+    """Distance from the training cameras at which their rays began, scene units: nearer, density means nothing."""
 
     def query_points(self, positions: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"]) -> TaughtPoints:
         """Density and colour at points of the scene frame.
@@ -75,12 +77,14 @@ class FieldPointTeacher:
         model: that the field is a part of; in eval mode, its parameters frozen.
         field: answers for `RaySamples` with density and colour.
         background: [3] colour behind the scene; black where the model takes the last sample's, or a random one.
+        trained_from: the near plane of the model's rays, scene units.
     """
 
     background: Float[Tensor, " 3"]
 
     def __init__(self, model: Any, field: Any) -> None:
         """Take a model and the field of it that is to answer."""
+        self.trained_from = float(getattr(getattr(model, "collider", None), "near_plane", 0.0))
         self.model = model.eval().requires_grad_(False)
         self.field = field
         color = model.background() if callable(getattr(model, "background", None)) else None

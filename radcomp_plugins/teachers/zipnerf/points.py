@@ -26,6 +26,11 @@ class ZipNerfPointTeacher:
         self.footprint = footprint
 
     @property
+    def trained_from(self) -> float:
+        """Where rays begin, scene units: at the near plane, or anywhere in a box."""
+        return 0.0 if bool(self.model.is_box) else float(self.model.config.near_plane)
+
+    @property
     def background(self) -> Float[Tensor, " 3"]:
         """What lies behind the scene, in [0, 1]: the dataset's colour, white where it names none."""
         return self.model.background
