@@ -84,11 +84,11 @@ class CellLookup(nn.Module):
 
     Attributes:
         centres: [N, 3] centre of each network's cell, scene frame.
-        half: [3] half a cell's sides, scene units.
+        half_cell: [3] half a cell's sides, scene units.
     """
 
     lower: Tensor
-    half: Tensor
+    half_cell: Tensor
     centres: Tensor
     ids: Tensor
     voxels: Tensor
@@ -99,7 +99,7 @@ class CellLookup(nn.Module):
         self.grid = grid
         buffers = {
             "lower": torch.from_numpy(grid.box[0]).float(),
-            "half": torch.from_numpy(0.5 * grid.cell_size).float(),
+            "half_cell": torch.from_numpy(0.5 * grid.cell_size).float(),
             "ids": torch.from_numpy(grid.network_of_cell.reshape(-1)).long(),
             "voxels": torch.from_numpy(grid.occupancy.reshape(-1)),
         }
@@ -115,7 +115,7 @@ class CellLookup(nn.Module):
 
     def inside(self, points: Float[Tensor, "M 3"]) -> Bool[Tensor, " M"]:
         """Whether points, scene frame, lie in the box, its border included."""
-        g = (points - self.lower) / (2.0 * self.half)
+        g = (points - self.lower) / (2.0 * self.half_cell)
         upper = torch.tensor(self.grid.cells, device=g.device)
         return ((g >= 0) & (g <= upper)).all(dim=-1)
 
@@ -129,7 +129,7 @@ class CellLookup(nn.Module):
             int64 ids, -1 outside of the box and in cells without a network; and positions in [-1, 1], or beyond for
             points outside of the box, in the frame of the nearest cell.
         """
-        g = (points - self.lower) / (2.0 * self.half)
+        g = (points - self.lower) / (2.0 * self.half_cell)
         upper = torch.tensor(self.grid.cells, device=g.device)
         cell = torch.minimum(g.floor().clamp(min=0), upper - 1).long()
         within = ((g >= 0) & (g <= upper)).all(dim=-1)
@@ -139,12 +139,12 @@ class CellLookup(nn.Module):
     def to_scene(self, local: Float[Tensor, "N B 3"], network: Int[Tensor, " N"] | None = None) -> Tensor:
         """Scene positions [N, B, 3] of local ones, of all networks in order or of those named."""
         centres = self.centres if network is None else self.centres[network]
-        return centres[:, None] + local * self.half
+        return centres[:, None] + local * self.half_cell
 
     def occupied(self, points: Float[Tensor, "M 3"]) -> Bool[Tensor, " M"]:
         """Whether points, scene frame, lie in an occupied voxel."""
         side = self.grid.voxels_per_cell
-        g = (points - self.lower) * (0.5 * side / self.half)
+        g = (points - self.lower) * (0.5 * side / self.half_cell)
         counts = tuple(side * n for n in self.grid.cells)
         return self.inside(points) & self.voxels[self._flat(g.floor().long(), counts)]
 
@@ -165,7 +165,7 @@ class CellLookup(nn.Module):
             network and the rest count nothing.
         """
         own, local = self.locate(points)
-        g = (points - self.lower) / (2.0 * self.half)
+        g = (points - self.lower) / (2.0 * self.half_cell)
         cell = ((g - (local + 1.0) * 0.5).round()).long()
         reach = self.grid.overlap
         side = torch.where(local < 0, -1, 1)

@@ -123,10 +123,10 @@ class CpuRenderer:
 
     def rays(
         self,
-        origins: NDArray[np.float32],
-        directions: NDArray[np.float32],
-        starts: NDArray[np.float32] | None = None,
-        ends: NDArray[np.float32] | None = None,
+        origins: NDArray[np.floating],
+        directions: NDArray[np.floating],
+        starts: NDArray[np.floating] | None = None,
+        ends: NDArray[np.floating] | None = None,
         settings: RenderSettings | None = None,
     ) -> Drawn:
         """Draw rays.
@@ -181,10 +181,10 @@ class CpuRenderer:
 
     def lit_samples(
         self,
-        origins: NDArray[np.float32],
-        directions: NDArray[np.float32],
-        starts: NDArray[np.float32] | None = None,
-        ends: NDArray[np.float32] | None = None,
+        origins: NDArray[np.floating],
+        directions: NDArray[np.floating],
+        starts: NDArray[np.floating] | None = None,
+        ends: NDArray[np.floating] | None = None,
         settings: RenderSettings | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Samples that count, for training on them: occupied, and reached by at least `settings.termination` of light.
