@@ -24,7 +24,7 @@ def _spec(name: str, description: str, steps: int, lr: float, pipeline: KiloPipe
         pipeline=pipeline,
         # The pipeline sets the learning rate: each of the stages has a schedule of its own.
         optimizers={"networks": {"optimizer": FusedAdamOptimizerConfig(lr=lr, eps=1e-15), "scheduler": None}},
-        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 18),
         vis="viewer",
     )
     return MethodSpecification(config=config, description=description)
@@ -37,7 +37,7 @@ kilonerf = _spec(
     3e-3,
     KiloPipelineConfig(
         datamanager=KiloDatamanagerConfig(dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=16384),
-        model=KiloModelConfig(eval_num_rays_per_chunk=1 << 15),
+        model=KiloModelConfig(eval_num_rays_per_chunk=1 << 18),
         distill_share=0.4,
         distill_points=128,
         pool_points=8192,
@@ -51,7 +51,7 @@ kilonerf_paper = _spec(
     1e-3,
     KiloPipelineConfig(
         datamanager=KiloDatamanagerConfig(dataparser=NerfstudioDataParserConfig()),
-        model=KiloModelConfig(eval_num_rays_per_chunk=1 << 15),
+        model=KiloModelConfig(eval_num_rays_per_chunk=1 << 18),
         distill_share=150 / 1150,
         distill_points=128,
         pool_points=16384,
@@ -73,7 +73,7 @@ kilonerf_tiny = _spec(
         datamanager=KiloDatamanagerConfig(
             dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=12288, eval_num_rays_per_batch=1024
         ),
-        model=KiloModelConfig(eval_num_rays_per_chunk=8192),
+        model=KiloModelConfig(eval_num_rays_per_chunk=1 << 18),
         distill_share=0.5,
     ),
 )

@@ -21,9 +21,9 @@ SAMPLES = 128
 FAR_SAMPLES = 32
 """Further ones, ever farther apart, up to `FAR` times that distance: what is seen there belongs to no object."""
 FAR = 50.0
-LIGHT_LOST = 1e-3
+LIGHT_LOST = 3e-4
 """Share of the light beyond each side of the box: a few floaters are no reason for larger cells."""
-MARGIN = 0.015
+MARGIN = 0.02
 """Share of the longest side that is added all around."""
 UNBOUNDED = 0.25
 """Share of the light from beyond the cameras from which a scene counts as unbounded."""
@@ -147,8 +147,8 @@ def find_box(teacher: PointTeacher, rays: RayBundle, near: float) -> Float[NDArr
     far = sight.share(sight.beyond)
     if far > UNBOUNDED:
         raise InputError(
-            f"teacher: {far:.0%} of the light comes from beyond the cameras, an unbounded scene, which no grid of cells "
-            "holds; crop it with --pipeline.model.box x0 y0 z0 x1 y1 z1, or distil it with smerf"
+            f"teacher: {far:.0%} of the light comes from beyond the cameras, an unbounded scene, which no grid "
+            "of cells holds; crop it with --pipeline.model.box x0 y0 z0 x1 y1 z1, or distil it with smerf"
         )
     _, radius = focus_of(rays)
     near_only = Sight(sight.points[~sight.beyond], sight.weights[~sight.beyond], sight.beyond[~sight.beyond])
@@ -183,8 +183,8 @@ def given_box(numbers: tuple[float, ...]) -> Float[NDArray[np.float64], "2 3"]:
     box = np.array(numbers, np.float64).reshape(2, 3)
     if not np.isfinite(box).all() or not (box[0] < box[1]).all():
         raise InputError(
-            f"--pipeline.model.box: lower corner {box[0].tolist()}, upper {box[1].tolist()}; expected the lower one below "
-            "the upper on every axis"
+            f"--pipeline.model.box: lower corner {box[0].tolist()}, upper {box[1].tolist()}; expected the lower one "
+            "below the upper on every axis"
         )
     return box
 
@@ -203,7 +203,7 @@ def check_box(
     share = sight.share(outside)
     if share > 0.999 or float(sight.weights.sum()) == 0.0:
         raise InputError(
-            f"box {box.round(4).tolist()}: nothing of what the teacher shows lies in it; expected the scene's place in the "
-            "scene frame (found where no box is given)"
+            f"box {box.round(4).tolist()}: nothing of what the teacher shows lies in it; expected the scene's place in "
+            "the scene frame (found where no box is given)"
         )
     return share

@@ -98,8 +98,8 @@ class KiloPipelineConfig(VanillaPipelineConfig):
     _target: type = field(default_factory=lambda: cast(type, build_pipeline))
     teacher: Path | None = None
     """What to distil: the run folder, config.yml or checkpoint of any radiance field that answers for points (nerfacto
-    and its family, vanilla-nerf, zipnerf-torch), or a plain NeRF checkpoint (.npz, .tar, .pth, .ckpt of the nerf-pytorch
-    families). Without --data the dataset of the teacher's run is used."""
+    and its family, vanilla-nerf, zipnerf-torch), or a plain NeRF checkpoint (.npz, .tar, .pth, .ckpt of the
+    nerf-pytorch families). Without --data the dataset of the teacher's run is used."""
     distill_share: float = 0.6
     """Share of the steps, in [0, 1], that distil; the rest fine-tunes on the photos. 0 trains from scratch. The paper:
     150,000 of 1,150,000 steps."""
@@ -130,7 +130,7 @@ class KiloPipelineConfig(VanillaPipelineConfig):
     stays what it was taught to be."""
     opacity_every: int = 500
     """Fine-tuning steps between estimates of every voxel's opacity, by which rays end."""
-    search_rays: int = 4096
+    search_rays: int = 8192
     """Rays of the training cameras that the teacher is asked about to find the scene."""
     seed: int = 0
     """Seed of rays, points and parameters; every random draw depends on it and the step alone."""

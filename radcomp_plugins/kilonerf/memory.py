@@ -49,8 +49,9 @@ def check_voxels(cells: tuple[int, int, int], side: int, device: torch.device | 
     if needed > SPARE * free:
         longest = max(int(max(cells) * (SPARE * free / needed) ** (1 / 3)), 1)
         raise InputError(
-            f"{cells[0]} x {cells[1]} x {cells[2]} cells of {side}^3 voxels need {needed / 1e9:.1f} GB while they are looked "
-            f"for, {free / 1e9:.1f} GB are free; the largest grid that fits: --pipeline.model.grid-longest {longest}"
+            f"{cells[0]} x {cells[1]} x {cells[2]} cells of {side}^3 voxels need {needed / 1e9:.1f} GB while they are "
+            f"looked for, {free / 1e9:.1f} GB are free; the largest grid that fits: "
+            f"--pipeline.model.grid-longest {longest}"
         )
 
 
@@ -68,6 +69,7 @@ def check_networks(
         # The number of occupied cells grows between the square and the cube of the resolution.
         fits = max(int(longest * (SPARE * free / needed) ** 0.5), 1)
         raise InputError(
-            f"{networks:,} networks need {needed / 1e9:.1f} GB to train, {free / 1e9:.1f} GB are free; the largest grid that "
-            f"fits is about --pipeline.model.grid-longest {fits} (now {longest}), or lower --pipeline.pool-points"
+            f"{networks:,} networks need {needed / 1e9:.1f} GB to train, {free / 1e9:.1f} GB are free; the largest "
+            f"grid that fits is about --pipeline.model.grid-longest {fits} (now {longest}), or lower "
+            "--pipeline.pool-points"
         )

@@ -27,7 +27,6 @@ from radcomp_plugins.kilonerf.scene import KiloGrid, KiloScene, NetworkShape
 
 _AT_ONCE = 1 << 16
 """Points that the networks are asked about at once without gradients."""
-_EMPTY = ("networks.", "box", "cells", "occupancy", "settings", "background", "voxel_depth")
 
 
 @dataclass(frozen=True)
@@ -76,15 +75,13 @@ class KiloModel(Model):
         self.register_buffer("settings", torch.zeros(4, dtype=torch.float64))
         self.register_buffer("background", torch.ones(3))
         self.register_buffer("voxel_depth", torch.zeros(0, dtype=torch.float16))
-        self.panel = KiloPanel()
+        self.panel = KiloPanel(config.early_stop)
         self.lpips = compat.LazyLpips(normalize=True)
         self.sampling = RaySettings(0.0, 1.0)
-        self.step = 0
-        self.worst_error = 0.0
         self._lookup: list[CellLookup] = []
         self._lists: list[VoxelLists] = []
         self._levels: list[Tensor] = []
-        self._renderer: list[Any] = []
+        self._scene: list[KiloScene] = []
 
     # The scene ---------------------------------------------------------------------------------------------------
 
@@ -131,7 +128,7 @@ class KiloModel(Model):
         self.networks.count = count
 
     def _take(self, grid: KiloGrid) -> None:
-        for cached in (self._lookup, self._lists, self._levels, self._renderer):
+        for cached in (self._lookup, self._lists, self._levels, self._scene):
             cached.clear()
         self._lookup.append(CellLookup(grid).to(self.device))
 
@@ -144,7 +141,10 @@ class KiloModel(Model):
         state = compat.without_lpips(state_dict)
         grid = grid_of_state(state)
         for name, (inputs, outputs) in self.networks.layers().items():
-            wanted = {f"{name}_weight": (grid.num_networks, inputs, outputs), f"{name}_bias": (grid.num_networks, outputs)}
+            wanted = {
+                f"{name}_weight": (grid.num_networks, inputs, outputs),
+                f"{name}_bias": (grid.num_networks, outputs),
+            }
             for key, shape in wanted.items():
                 got = state.get(f"networks.{key}")
                 if got is None or tuple(got.shape) != shape:
@@ -178,8 +178,15 @@ class KiloModel(Model):
 
     # Rays --------------------------------------------------------------------------------------------------------
 
+    def forget_drawing(self) -> None:
+        """What was prepared for drawing is out of date: the networks are about to change."""
+        self._scene.clear()
+
     def ask(self, points: Float[Tensor, "M 3"], directions: Float[Tensor, "M 3"]) -> tuple[Tensor, Tensor]:
-        """Optical depth [M] of one step, and colour [M, 3], at points of the scene frame that lie in used cells."""
+        """Optical depth [M] of one step, and colour [M, 3], at points of the scene frame that lie in used cells.
+
+        Networks that overlap are blended as the renderers do it: alpha by alpha, and colours by what they send.
+        """
         if self.grid.overlap == 0:
             network, local = self.lookup.locate(points)
             raw, rgb = self.networks.grouped(local, directions, network)
@@ -187,9 +194,10 @@ class KiloModel(Model):
         network, local, weight = self.lookup.blend(points)
         sample, corner = torch.where(network >= 0)
         raw, rgb = self.networks.grouped(local[sample, corner], directions[sample], network[sample, corner])
-        share = weight[sample, corner]
-        depth = torch.zeros_like(points[:, 0]).index_add(0, sample, share * self.networks.optical_depth(raw))
-        return depth, torch.zeros_like(points).index_add(0, sample, share[:, None] * rgb)
+        part = weight[sample, corner] * -torch.expm1(-self.networks.optical_depth(raw))
+        alpha = torch.zeros_like(points[:, 0]).index_add(0, sample, part)
+        sent = torch.zeros_like(points).index_add(0, sample, part[:, None] * rgb)
+        return -torch.log1p(-alpha.clamp(max=1.0 - 1e-6)), sent / alpha.clamp(min=1e-6)[:, None]
 
     @property
     def levels(self) -> Tensor:
@@ -259,7 +267,11 @@ class KiloModel(Model):
         if self.training:
             return self.draw(origins, directions)
         with torch.no_grad():
-            outputs = self.panel.drawn(self, origins, directions)
+            if not self._scene:
+                self._scene.append(self.scene())
+                self.panel.describe(self._scene[0])
+            nears = None if ray_bundle.nears is None else ray_bundle.nears.reshape(-1)
+            outputs = self.panel.drawn(self._scene[0], self.lookup, origins, directions, nears)
         outputs["rgb"] = outputs["rgb"].clamp(0.0, 1.0)
         shape = ray_bundle.origins.shape[:-1]
         return {name: value.reshape(*shape, value.shape[-1]) for name, value in outputs.items()}
@@ -324,13 +336,13 @@ def grid_of_state(state: Any) -> KiloGrid:
     packed = state["occupancy"].cpu().numpy()
     if len(cells) != 3 or count == 0 or min(cells) < 1 or packed.shape != ((count + 7) // 8,):
         raise InputError(
-            f"kilonerf checkpoint: occupancy of {packed.shape} bytes for {cells} cells of {int(side)}^3 voxels; expected a "
-            "checkpoint that was saved after the scene was found"
+            f"kilonerf checkpoint: occupancy of {packed.shape} bytes for {cells} cells of {int(side)}^3 voxels; "
+            "expected a checkpoint that was saved after the scene was found"
         )
     occupancy: Bool[np.ndarray, "vx vy vz"] = np.unpackbits(packed, count=count).astype(np.bool_)
     occupancy = occupancy.reshape([int(side) * n for n in cells])
     if state["voxel_depth"].shape != (int(occupancy.sum()),):
         raise InputError(
-            f"kilonerf checkpoint: {tuple(state['voxel_depth'].shape)} depths for {int(occupancy.sum())} occupied voxels"
+            f"kilonerf checkpoint: {tuple(state['voxel_depth'].shape)} depths, expected {int(occupancy.sum())}"
         )
     return grid_of_occupancy(state["box"].cpu().numpy(), (cells[0], cells[1], cells[2]), occupancy, step, overlap)

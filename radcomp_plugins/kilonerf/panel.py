@@ -1,75 +1,87 @@
 """Viewer panel: which network draws what, where voxels are occupied, where rays end and what they cost."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from nerfstudio.viewer.viewer_elements import ViewerDropdown, ViewerSlider, ViewerText
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from radcomp_plugins.kilonerf.model import KiloModel
+from radcomp_plugins.kilonerf.grid import CellLookup
+from radcomp_plugins.kilonerf.render import Renderer
+from radcomp_plugins.kilonerf.render_cpu import RenderSettings
+from radcomp_plugins.kilonerf.scene import KiloScene
 
 PICTURE, NETWORKS, OCCUPANCY, SAMPLES = "picture", "networks", "occupancy", "samples per ray"
 _GOLDEN = 0.618034
 """Hues a golden ratio of the circle apart: neighbouring numbers get colours that differ, however many there are."""
 _TINT = 0.6
-_MOST_SAMPLES = 64
+_MOST_SAMPLES = 48
 """Samples of a ray that the heat map shows as hottest."""
 
 
 class KiloPanel(torch.nn.Module):
     """Controls that change what the viewer draws, never the parameters; as they are at first, nothing changes."""
 
-    def __init__(self) -> None:
+    def __init__(self, early_stop: float) -> None:
+        """Take the transmittance at which rays end at first."""
         super().__init__()
         self.show = ViewerDropdown(
             "Show", PICTURE, [PICTURE, NETWORKS, OCCUPANCY, SAMPLES], hint="False colours: network id, voxels, samples"
         )
         self.threshold = ViewerSlider(
-            "Early stop", 0.01, 0.0, 0.5, 0.005, hint="Transmittance below which a ray ends; 0 follows it to the end"
+            "Early stop", early_stop, 0.0, 0.5, 0.005, hint="Light left at which a ray ends; 0 follows it to its end"
         )
-        self.status = ViewerText("Networks", "", disabled=True, hint="Networks, occupied voxels and bytes as fp16")
-        self._described = (-1, -1)
+        self.status = ViewerText("Scene", "", disabled=True, hint="Networks, occupied voxels and bytes as fp16")
+        # In a list, so that it is no part of the model: the scene that was drawn last, and what draws it.
+        self._renderer: list[tuple[KiloScene, Renderer]] = []
 
     def drawn(
-        self, model: "KiloModel", origins: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"]
+        self,
+        scene: KiloScene,
+        lookup: CellLookup,
+        origins: Float[Tensor, "N 3"],
+        directions: Float[Tensor, "N 3"],
+        nears: Float[Tensor, " N"] | None = None,
+        steps: float = 1.0,
     ) -> dict[str, Any]:
-        """Outputs of rays as the controls want them."""
-        self.describe(model)
-        outputs = model.draw(origins, directions)
-        return self.recoloured(outputs, model.lookup, origins, directions, len_of(model))
+        """Outputs of rays as the controls want them, by the fused kernels.
+
+        Args:
+            scene: what is drawn; what was prepared for it is kept until another is drawn.
+            lookup: its grid.
+            origins: scene frame.
+            directions: unit length.
+            nears: where rays begin, scene units; the scene's near plane by default.
+            steps: samples in each of the grid's steps.
+        """
+        if not self._renderer or self._renderer[0][0] is not scene or self._renderer[0][1].device != origins.device:
+            self._renderer[:] = [(scene, Renderer(scene, origins.device))]
+        settings = RenderSettings(termination=float(self.threshold.value), steps=steps)
+        outputs = self._renderer[0][1].rays(origins, directions, nears, settings=settings)
+        return self.recoloured(outputs, lookup, origins, directions)
 
     def recoloured(
-        self, outputs: dict[str, Any], lookup: Any, origins: Tensor, directions: Tensor, networks: int
+        self, outputs: dict[str, Any], lookup: CellLookup, origins: Tensor, directions: Tensor
     ) -> dict[str, Any]:
         """The outputs, in false colours if asked for."""
         show = self.show.value
         if show == PICTURE:
             return outputs
-        accumulation = outputs["accumulation"].clamp(0.0, 1.0)
         if show == SAMPLES:
-            return {**outputs, "rgb": heat(outputs["num_samples"].float() / _MOST_SAMPLES)}
-        points = origins + directions * outputs["depth"]
-        network, _ = lookup.locate(points)
-        colours = network_colours(network)
-        if show == OCCUPANCY:
-            colours = voxel_colours(points, lookup)
-        return {**outputs, "rgb": torch.lerp(outputs["rgb"], colours.to(outputs["rgb"]), _TINT * accumulation)}
+            return {**outputs, "rgb": heat(outputs["samples"].float() / _MOST_SAMPLES)}
+        if show == NETWORKS:
+            colours = network_colours(outputs["network"][:, 0])
+        else:
+            colours = voxel_colours(origins + directions * outputs["depth"], lookup)
+        tint = _TINT * outputs["accumulation"].clamp(0.0, 1.0)
+        return {**outputs, "rgb": torch.lerp(outputs["rgb"], colours.to(outputs["rgb"]), tint)}
 
-    def describe(self, model: "KiloModel") -> None:
-        """Say what there is, once for each state of it."""
-        count, voxels = len_of(model), len(model.voxel_depth)
-        if (count, voxels) == self._described:
-            return
-        self._described = (count, voxels)
-        size = 2 * sum(parameter.numel() for parameter in model.networks.parameters()) / 1e6
-        self.status.value = f"{count:,} networks, {voxels:,} voxels, {size:.1f} MB as fp16"
-
-
-def len_of(model: "KiloModel") -> int:
-    """Number of networks."""
-    return model.networks.count
+    def describe(self, scene: KiloScene) -> None:
+        """Say what there is."""
+        networks, voxels = scene.grid.num_networks, int(scene.grid.occupancy.sum())
+        size = 2 * sum(array.size for array in scene.weights.values()) + networks * scene.grid.voxels_per_cell**3 // 8
+        self.status.value = f"{networks:,} networks, {voxels:,} voxels, {size / 1e6:.1f} MB as fp16"
 
 
 def network_colours(network: Int[Tensor, " N"]) -> Float[Tensor, "N 3"]:
@@ -80,7 +92,7 @@ def network_colours(network: Int[Tensor, " N"]) -> Float[Tensor, "N 3"]:
     return torch.where(network[:, None] >= 0, colours, 0.5)
 
 
-def voxel_colours(points: Float[Tensor, "N 3"], lookup: Any) -> Float[Tensor, "N 3"]:
+def voxel_colours(points: Float[Tensor, "N 3"], lookup: CellLookup) -> Float[Tensor, "N 3"]:
     """A chequerboard of occupied voxels, orange and blue; black where points lie in none."""
     side = lookup.grid.voxels_per_cell
     voxel = ((points - lookup.lower) * (0.5 * side / lookup.half_cell)).floor().long()

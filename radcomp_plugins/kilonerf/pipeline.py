@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
@@ -103,10 +102,11 @@ class KiloPipeline(VanillaPipeline):
         voxels = (cells[0] * side, cells[1] * side, cells[2] * side)
         with get_progress("Asking the teacher which voxels are occupied", suffix="points/s") as progress:
             task = progress.add_task("Occupancy", total=None)
-            occupancy = find_occupancy(
-                self.teacher, box, voxels, density, lambda done, total: progress.update(task, completed=done, total=total),
-                self.device,
-            )  # fmt: skip
+
+            def report(done: int, total: int) -> None:
+                progress.update(task, completed=done, total=total)
+
+            occupancy = find_occupancy(self.teacher, box, voxels, density, report, self.device)
         grid = grid_of_occupancy(box, cells, occupancy, step, config.overlap)
         check_networks(grid.num_networks, config.grid_longest, self.model.shape, self.config.pool_points, self.device)
         generator = torch.Generator().manual_seed(self.config.seed)
@@ -114,8 +114,9 @@ class KiloPipeline(VanillaPipeline):
         self.model.set_scene(grid, self.teacher.background if color is None else color, generator)
         share = 100 * float(occupancy.mean())
         CONSOLE.log(
-            f"Box {box[0].round(3).tolist()} to {box[1].round(3).tolist()}, {cells[0]} x {cells[1]} x {cells[2]} cells, "
-            f"{grid.num_networks:,} networks, {int(occupancy.sum()):,} occupied voxels ({share:.1f} %), step {step:.4f}"
+            f"Box {box[0].round(3).tolist()} to {box[1].round(3).tolist()}, {cells[0]} x {cells[1]} x {cells[2]} "
+            f"cells, {grid.num_networks:,} networks, {int(occupancy.sum()):,} occupied voxels ({share:.1f} %), "
+            f"step {step:.4f}"
         )
 
     def _find_box(self, rays: Any) -> Any:
@@ -128,8 +129,8 @@ class KiloPipeline(VanillaPipeline):
         outside = boxes.check_box(box, self.teacher, rays, near)
         if outside > boxes.FEW:
             CONSOLE.print(
-                f"[yellow]Warning:[/yellow] {outside:.0%} of the light that the teacher shows comes from outside of the "
-                f"box {box.round(3).tolist()}, and will be missing"
+                f"[yellow]Warning:[/yellow] {outside:.0%} of the light that the teacher shows comes from outside of "
+                f"the box {box.round(3).tolist()}, and will be missing"
             )
         return box
 
@@ -142,7 +143,7 @@ class KiloPipeline(VanillaPipeline):
         rate = optimizers.config["networks"]["optimizer"].lr * self.rate_at(step)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        self.model.step = step
+        self.model.forget_drawing()
         self.model.sampling = RaySettings(self.config.train_stop, self.config.whole_ray_share)
         if step >= first and (step - first) % self.config.opacity_every == 0:
             self.model.estimate_depths()

@@ -43,8 +43,8 @@ class Renderer:
             settings: how to draw.
 
         Returns:
-            rgb [N, 3] in front of the background, accumulation [N, 1], depth [N, 1] in scene units, samples [N, 1] int32,
-            network [N, 1] int32 of the network that gave most, -1 for none.
+            rgb [N, 3] in front of the background, accumulation [N, 1], depth [N, 1] in scene units, samples [N, 1]
+            int32, network [N, 1] int32 of the network that gave most, -1 for none.
         """
         arrays = [None if t is None else t.detach().float().cpu().numpy() for t in (origins, directions, nears, fars)]
         drawn = self._cpu.rays(arrays[0], arrays[1], arrays[2], arrays[3], settings)  # type: ignore[arg-type]

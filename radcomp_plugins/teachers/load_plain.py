@@ -76,10 +76,10 @@ def _networks(state: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Tens
             other = state.get(second)
             return _tensors(state[first]), _tensors(other if isinstance(other, dict) else state[first])
     for prefixes in _PREFIXES:
+        named = {key: value for key, value in state.items() if isinstance(key, str)}
         first, second = (
-            {key[len(prefix) :]: value for key, value in state.items() if isinstance(key, str) and key.startswith(prefix)}
-            for prefix in prefixes
-        )  # fmt: skip
+            {key[len(prefix) :]: value for key, value in named.items() if key.startswith(prefix)} for prefix in prefixes
+        )
         if first or second:
             return _tensors(first or second), _tensors(second or first)
     tensors = _tensors(state)

@@ -10,6 +10,7 @@ from radcomp_plugins.teachers.load import find_teacher, read_checkpoint, read_co
 from radcomp_plugins.teachers.load_plain import SUFFIXES, load_plain_nerf
 from radcomp_plugins.teachers.load_rays import build_model, model_state
 from radcomp_plugins.teachers.points import FieldPointTeacher, PointTeacher
+from radcomp_plugins.teachers.vanilla import VanillaNerfTeacher, samples_coarse_to_fine
 
 ADVICE = "expected nerfacto and its family, vanilla-nerf, zipnerf-torch, or a plain NeRF checkpoint"
 
@@ -45,12 +46,14 @@ def point_teacher_of(model: Any, source: Path) -> PointTeacher:
         from radcomp_plugins.teachers.zipnerf.points import ZipNerfPointTeacher
 
         return ZipNerfPointTeacher(model)
-    field = getattr(model, "field_fine", None) or getattr(model, "field", None)
-    warped = getattr(model, "temporal_distortion", None) is not None
-    if warped or field is None or not all(hasattr(field, name) for name in ("get_density", "get_outputs")):
-        raise _no_points(source, f"{type(model).__name__}")
-    if getattr(field, "use_integrated_encoding", False) or not hasattr(model, "renderer_rgb"):
-        raise _no_points(source, f"{type(model).__name__}")
+    if samples_coarse_to_fine(model) and not model.field_fine.use_integrated_encoding:
+        return VanillaNerfTeacher(model)
+    field = getattr(model, "field", None)
+    answers = all(hasattr(field, name) for name in ("get_density", "get_outputs"))
+    # Fields of cones (mip-NeRF) answer for volumes, and those of moving scenes for a time as well.
+    wider = getattr(field, "use_integrated_encoding", False) or getattr(model, "temporal_distortion", None) is not None
+    if not answers or wider or not hasattr(model, "renderer_rgb"):
+        raise _no_points(source, type(model).__name__)
     return FieldPointTeacher(model, field)
 
 

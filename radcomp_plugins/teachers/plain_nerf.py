@@ -16,7 +16,7 @@ from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor, nn
 
 from radcomp_plugins.errors import InputError
-from radcomp_plugins.teachers.points import TaughtPoints, points_in_chunks
+from radcomp_plugins.teachers.points import CPU_CHUNK, TaughtPoints, points_in_chunks
 from radcomp_plugins.teachers.ray_chunks import in_chunks
 from radcomp_plugins.teachers.rays import TaughtRays
 
@@ -305,9 +305,8 @@ class PlainNerfTeacher:
     ) -> tuple[Float[Tensor, "R S"], Float[Tensor, "R S 3"]]:
         points = origins[:, None] + distances[..., None] * directions[:, None]
         towards = directions[:, None].expand_as(points).reshape(-1, 3)
-        parts = [
-            network(some, these) for some, these in zip(points.reshape(-1, 3).split(8192), towards.split(8192), strict=True)
-        ]  # fmt: skip
+        chunks = zip(points.reshape(-1, 3).split(CPU_CHUNK), towards.split(CPU_CHUNK), strict=True)
+        parts = [network(some, these) for some, these in chunks]
         density = torch.cat([part[0] for part in parts]).view(distances.shape)
         return density, torch.cat([part[1] for part in parts]).view(points.shape)
 
