@@ -36,6 +36,33 @@ def encode(x: Float[Tensor, "*batch 3"], octaves: int) -> Float[Tensor, "*batch 
     return torch.cat(channels, dim=-1)
 
 
+class Blocks:
+    """Points sorted by network, in blocks of one network each, the last of each network padded.
+
+    Attributes:
+        size: points of a block.
+        owner: [B] int64 network of each block.
+        slot: [M] int64 place of each point among the B * size.
+    """
+
+    def __init__(self, counts: Int[Tensor, " N"], points: int) -> None:
+        """Lay out `points` points, of which the networks have `counts`."""
+        mean = points / max(len(counts), 1)
+        # About as many as a network gets on average, so that neither padding nor blocks abound.
+        self.size = next((size for size in _BLOCK_SIZES if size >= mean), _BLOCK_SIZES[-1])
+        blocks = (counts + self.size - 1) // self.size
+        self.owner = torch.arange(len(counts), device=counts.device).repeat_interleave(blocks)
+        first_row = (blocks.cumsum(0) - blocks) * self.size
+        first = counts.cumsum(0) - counts
+        shift = (first_row - first).repeat_interleave(counts)
+        self.slot = torch.arange(points, device=counts.device) + shift
+
+    def pad(self, x: Float[Tensor, "M C"]) -> Float[Tensor, "B size C"]:
+        """Points in their blocks, zeros between."""
+        padded = x.new_zeros(len(self.owner) * self.size, x.shape[1]).index_copy(0, self.slot, x)
+        return padded.view(len(self.owner), self.size, x.shape[1])
+
+
 class TinyNetworks(nn.Module):
     """N networks of one shape, each parameter stacked: `<layer>_weight` [N, inputs, outputs], `<layer>_bias`.
 
@@ -157,23 +184,15 @@ class TinyNetworks(nn.Module):
 
     def _blocked(self, points: Tensor, directions: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Points sorted by network through batched products, in padded blocks of one network each."""
-        size = _block_size(len(points), self.count)
-        blocks = (counts + size - 1) // size
-        owner = torch.arange(self.count, device=counts.device).repeat_interleave(blocks)
-        first_row = (blocks.cumsum(0) - blocks) * size
-        first = counts.cumsum(0) - counts
-        slot = torch.arange(len(points), device=counts.device) + (first_row - first).repeat_interleave(counts)
-        padded = [
-            x.new_zeros(len(owner) * size, 3).index_copy(0, slot, x).view(len(owner), size, 3)
-            for x in (points, directions)
-        ]
+        blocks = Blocks(counts, len(points))
+        owner = blocks.owner
 
         def product(x: Tensor, layer: str) -> Tensor:
             weight, bias = self.parameters_of(layer)
             return torch.baddbmm(bias[owner][:, None], x, weight[owner])
 
-        raw, rgb = self._evaluate(*padded, product)
-        return raw.reshape(-1)[slot], rgb.reshape(-1, 3)[slot]
+        raw, rgb = self._evaluate(blocks.pad(points), blocks.pad(directions), product)
+        return raw.reshape(-1)[blocks.slot], rgb.reshape(-1, 3)[blocks.slot]
 
     def _evaluate(
         self, points: Tensor, directions: Tensor, product: Callable[[Tensor, str], Tensor]
@@ -187,7 +206,7 @@ class TinyNetworks(nn.Module):
         return raw[..., 0], rgb
 
     @torch.no_grad()
-    def folded(self) -> dict[str, "torch.Tensor"]:
+    def folded(self) -> dict[str, Tensor]:
         """The arrays of `KiloScene.weights`, float32 on the parameters' device: feature multiplied into direction.
 
         Products are in float64, so that folding costs nothing that can be seen.
@@ -211,9 +230,3 @@ class TinyNetworks(nn.Module):
 def _has_grouped_products(x: Tensor) -> bool:
     """Whether torch has grouped products that are worth it here: on CUDA, those of float32 are a loop that waits."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and hasattr(F, "grouped_mm")
-
-
-def _block_size(points: int, networks: int) -> int:
-    """Samples to a block: about as many as a network gets on average, so that neither padding nor blocks abound."""
-    mean = points / max(networks, 1)
-    return next((size for size in _BLOCK_SIZES if size >= mean), _BLOCK_SIZES[-1])
