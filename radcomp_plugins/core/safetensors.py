@@ -92,7 +92,8 @@ def _place(path: Path | str, name: str, entry: Any, size: int) -> tuple[int, int
     if not isinstance(entry, dict) or entry.get("dtype") not in DTYPES:
         kind = entry.get("dtype") if isinstance(entry, dict) else type(entry).__name__
         raise InputError(f"{path}: {name} has dtype {kind!r}, expected one of {', '.join(DTYPES)}")
-    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    shape: Any = entry.get("shape")
+    offsets: Any = entry.get("data_offsets")
     for what, numbers in (("shape", shape), ("data_offsets", offsets)):
         fine = isinstance(numbers, list) and len(numbers) <= 8
         if not fine or not all(type(n) is int and 0 <= n < 2**48 for n in numbers):

@@ -220,6 +220,8 @@ class _Facts:
 def _read_grid(arrays: dict[str, NDArray[Any]], facts: _Facts) -> KiloGrid:
     path = facts.path
     side = facts.whole("voxels_per_cell", 4, 64)
+    if side & (side - 1):
+        raise InputError(f"{path}: voxels_per_cell is {side}, expected 4, 8, 16, 32 or 64")
     cells = facts.values.get("cells")
     if not isinstance(cells, list) or len(cells) != 3 or not all(type(n) is int and 1 <= n <= 4096 for n in cells):
         raise InputError(f"{path}: cells is {str(cells)[:80]}, expected three whole numbers from 1 to 4096")

@@ -90,7 +90,7 @@ class KiloPipeline(VanillaPipeline):
         Raises:
             InputError: the teacher shows nothing, an unbounded scene, or more than fits into memory.
         """
-        config = self.config.model
+        config: Any = self.config.model
         rays = self.datamanager.random_rays(self.config.search_rays, self.config.seed)
         box, cells = cells_of_box(self._find_box(rays), config.grid_longest)
         side = config.voxels_per_cell
@@ -121,11 +121,11 @@ class KiloPipeline(VanillaPipeline):
 
     def _find_box(self, rays: Any) -> Any:
         """The box of the scene: given, or around SfM points, or around what the teacher shows."""
-        config = self.config.model
+        config: Any = self.config.model
         near = max(config.near_plane, self.teacher.trained_from)
         if config.box is None and config.box_from == "density":
             return boxes.find_box(self.teacher, rays, near)
-        box = boxes.given_box(config.box) if config.box is not None else boxes.box_of_points(self.datamanager.points)
+        box = boxes.given_box(tuple(map(float, config.box))) if config.box is not None else boxes.box_of_points(self.datamanager.points)
         outside = boxes.check_box(box, self.teacher, rays, near)
         if outside > boxes.FEW:
             CONSOLE.print(

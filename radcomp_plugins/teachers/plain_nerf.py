@@ -146,7 +146,7 @@ class PlainMlp(nn.Module):
             hidden = self.first(hidden)
             hidden = hidden.relu_() if self.family.first_relu else hidden
         for index, layer in enumerate(self.trunk):
-            if index and layer.in_features > hidden.shape[1]:
+            if index and int(layer.in_features) > hidden.shape[1]:  # type: ignore[arg-type]
                 pair = (encoded, hidden) if self.family.position_first else (hidden, encoded)
                 hidden = torch.cat(pair, dim=-1)
             hidden = layer(hidden).relu_()

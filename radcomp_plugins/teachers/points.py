@@ -34,10 +34,15 @@ class TaughtPoints:
 class PointTeacher(Protocol):
     """A trained radiance field that answers for arbitrary points, with neutral appearance and without gradients."""
 
-    background: Float[Tensor, " 3"]
-    """What the teacher was trained to see behind the scene, in [0, 1]."""
-    trained_from: float
-    """Distance from the training cameras at which their rays began, scene units: nearer, density means nothing."""
+    @property
+    def background(self) -> Float[Tensor, " 3"]:
+        """What the teacher was trained to see behind the scene, in [0, 1]."""
+        ...
+
+    @property
+    def trained_from(self) -> float:
+        """Distance from the training cameras at which their rays began, scene units: nearer, density means nothing."""
+        ...
 
     def query_points(self, positions: Float[Tensor, "N 3"], directions: Float[Tensor, "N 3"]) -> TaughtPoints:
         """Density and colour at points of the scene frame.

@@ -28,6 +28,11 @@ class VanillaNerfTeacher(FieldPointTeacher):
         """Take a model that `samples_coarse_to_fine`."""
         super().__init__(model, model.field_fine)
 
+    def to(self, device: torch.device | str) -> "VanillaNerfTeacher":
+        """The same teacher on another device."""
+        super().to(device)
+        return self
+
     @torch.no_grad()
     def query_rays(self, ray_bundle: RayBundle, *, jitter: bool = False) -> TaughtRays:
         """Intervals, weights and colours of rays [*batch]; see `RayTeacher`."""
