@@ -26,7 +26,7 @@ _PRECISION: Any = "tf32x3"
 
 def takes(shape: NetworkShape) -> bool:
     """Whether the kernels take such networks: matrix products want powers of two from 16 up."""
-    return shape.width in (16, 32, 64, 128)
+    return shape.width in (16, 32, 64)
 
 
 @triton.jit

@@ -100,3 +100,47 @@ def test_triton_draws_what_the_cpu_draws(interpreted, overlap):
 def test_networks_that_triton_does_not_take(interpreted):
     assert interpreted.takes(NetworkShape()) and interpreted.takes(NetworkShape(width=64))
     assert not interpreted.takes(NetworkShape(width=24)) and not interpreted.takes(NetworkShape(width=8))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
+@pytest.mark.parametrize("width", [16, 32, 64])
+def test_kernels_compile_for_a_gpu_that_is_not_there(width):
+    """Types, shapes and shared memory are checked down to the machine code of an H100, on any machine."""
+    compiler = pytest.importorskip("triton.compiler")
+    from triton.backends.compiler import GPUTarget
+
+    from radcomp_plugins.kilonerf import triton_kernels
+
+    pointer, shape = "*fp32", NetworkShape(width=width)
+    weights = dict.fromkeys(("w0", "b0", "w1", "b1", "wd", "bd", "w2", "b2", "w3", "b3"), pointer)
+    rays = dict.fromkeys(("origins", "directions", "starts", "away", "positions"), pointer)
+    whole = dict.fromkeys(("active", "first", "last", "ids", "networks"), "*i64")
+    numbers = dict.fromkeys(("step", "corner_x", "corner_y", "corner_z", "per_x", "per_y", "per_z"), "fp32")
+    counts = dict.fromkeys(("count", "bx", "by", "bz", "nx", "ny", "nz"), "i32")
+    lanes = dict.fromkeys(("positions", "directions", "out"), pointer)
+    kernels = [
+        (
+            triton_kernels._march_kernel,
+            {**rays, **whole, **numbers, **counts, "distance": "*u8", "voxels": "*i1"},
+            {"side": 16, "most": 4, "block": 128},
+        ),
+        (
+            triton_kernels._evaluate_kernel,
+            {**weights, **lanes, "order": "*i64", "first_block": "*i32", "starts": "*i64", "networks": "i32", "steps": "fp32"},
+            {
+                "position_size": shape.position_size, "direction_size": shape.direction_size, "width": width,
+                "padded_position": 64, "padded_direction": 32, "block": 64, "precision": "tf32x3",
+            },
+        ),
+    ]  # fmt: skip
+    for kernel, types, constants in kernels:
+        names = kernel.arg_names
+        source = compiler.ASTSource(
+            fn=kernel,
+            signature={name: types.get(name, "constexpr") for name in names},
+            constexprs={(names.index(name),): value for name, value in constants.items()},
+        )
+        compiled = compiler.compile(source, target=GPUTarget("cuda", 90, 32))
+        # What a consumer's GPU has for a program as well.
+        assert compiled.metadata.shared <= 99 * 1024
