@@ -1,7 +1,7 @@
 """An exported KiloNeRF on a GPU: Triton's kernels against their plain twin, vanilla-nerf and nerfacto, in one run.
 
-    python benchmarks/kilonerf_gpu.py --asset ASSET --output kilonerf_gpu.json
-    python benchmarks/kilonerf_gpu.py --asset ASSET --full --output kilonerf_gpu.json
+    python -m benchmarks.kilonerf_gpu --asset ASSET --output kilonerf_gpu.json
+    python -m benchmarks.kilonerf_gpu --asset ASSET --full --output kilonerf_gpu.json
 
 At 800x800 (the paper's size): frame time of the decoded asset through Triton and through plain torch, whether both draw
 what the CPU's kernels draw, frame times of nerfstudio's `vanilla-nerf` and `nerfacto` with fresh weights, which take as
@@ -98,7 +98,7 @@ class KilonerfGpu:
 
 
 def difference(renderer: TorchRenderer, view: View) -> dict[str, float]:
-    """Colours against those of the CPU's kernels: largest and mean, of rays with equally many samples, and their share."""
+    """Colours against those of the CPU's kernels, of rays with equally many samples, and the share of these."""
     rays = camera_rays(*view.camera())
     drawn = renderer.rays(*(tensor.to(renderer.device) for tensor in rays))
     truth = CpuRenderer(renderer.scene).rays(*(tensor.numpy() for tensor in rays))

@@ -116,6 +116,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_there(width):
     weights = dict.fromkeys(("w0", "b0", "w1", "b1", "wd", "bd", "w2", "b2", "w3", "b3"), pointer)
     rays = dict.fromkeys(("origins", "directions", "starts", "away", "positions"), pointer)
     whole = dict.fromkeys(("active", "first", "last", "ids", "networks"), "*i64")
+    sorting = {"order": "*i64", "first_block": "*i32", "starts": "*i64"}
     numbers = dict.fromkeys(("step", "corner_x", "corner_y", "corner_z", "per_x", "per_y", "per_z"), "fp32")
     counts = dict.fromkeys(("count", "bx", "by", "bz", "nx", "ny", "nz"), "i32")
     lanes = dict.fromkeys(("positions", "directions", "out"), pointer)
@@ -127,7 +128,7 @@ def test_kernels_compile_for_a_gpu_that_is_not_there(width):
         ),
         (
             triton_kernels._evaluate_kernel,
-            {**weights, **lanes, "order": "*i64", "first_block": "*i32", "starts": "*i64", "networks": "i32", "steps": "fp32"},
+            {**weights, **lanes, **sorting, "networks": "i32", "steps": "fp32"},
             {
                 "position_size": shape.position_size, "direction_size": shape.direction_size, "width": width,
                 "padded_position": 64, "padded_direction": 32, "block": 64, "precision": "tf32x3",
