@@ -103,7 +103,7 @@ def ball_nerf(steps: int = 400, seed: int = 0) -> dict[str, torch.Tensor]:
     from radcomp_plugins.teachers.plain_nerf import PlainMlp
 
     network = PlainMlp(yenchen_tensors(seed=seed, depth=4, skip=9), "balls")
-    optimizer, g, teacher = torch.optim.Adam(network.parameters(), lr=3e-3), torch.Generator().manual_seed(seed), None
+    optimizer, g = torch.optim.Adam(network.parameters(), lr=3e-3), torch.Generator().manual_seed(seed)
     teacher = BallPoints()
     with torch.no_grad():
         network.density.bias.fill_(1.0)
