@@ -13,6 +13,9 @@ _F0, _F1, _HALF = np.float32(0.0), np.float32(1.0), np.float32(0.5)
 _SMALL = np.float32(1e-6)
 _SLACK = np.float32(1e-3)
 """Steps that a leap over empty bricks falls short: rounding must never leap over a sample behind them."""
+_TINY = np.float32(1e-12)
+_WIDER = np.float32(1.0001)
+"""Share by which a first, coarse look at the box is too large, so that rounding loses no ray."""
 _MOST_STEPS = np.float32(2**30)
 """Rays that need more steps to get through the box are left out: its samples are no longer told apart."""
 
@@ -28,7 +31,7 @@ def _enter(ray, o, d, start, end, step, low, high, n, ids, origins, directions, 
     """Keep a ray that passes through the box between `start` and `end`; returns the number of rays kept."""
     t0, t1 = start, end
     for axis in range(3):
-        if abs(d[axis]) > np.float32(1e-12):
+        if abs(d[axis]) > _TINY:
             inverse = _F1 / d[axis]
             u, v = (low[axis] - o[axis]) * inverse, (high[axis] - o[axis]) * inverse
             t0, t1 = max(t0, min(u, v)), min(t1, max(u, v))
@@ -105,16 +108,27 @@ def enter_pixels(
         last: see above.
     """
     n = 0
+    end = np.float32(np.inf)
     o, d = np.empty(3, np.float32), np.empty(3, np.float32)
     for axis in range(3):
         o[axis] = pose[axis, 3]
-    end = np.float32(np.inf)
+    per_x, per_y = _F1 / focal[0], _F1 / focal[1]
     for ray in rays:
-        u = (np.float32(ray % width) + _HALF - centre[0]) / focal[0]
-        v = (centre[1] - np.float32(ray // width) - _HALF) / focal[1]
-        shorten = _F1 / math.sqrt(u * u + v * v + _F1)
+        row = ray // width
+        u = (np.float32(ray - row * width) + _HALF - centre[0]) * per_x
+        v = (centre[1] - np.float32(row) - _HALF) * per_y
+        # The box is met or missed whatever the direction's length: most pixels are done with here.
+        t0, t1 = _F0, end
         for axis in range(3):
-            d[axis] = (u * pose[axis, 0] + v * pose[axis, 1] - pose[axis, 2]) * shorten
+            d[axis] = u * pose[axis, 0] + v * pose[axis, 1] - pose[axis, 2]
+            inverse = _F1 / (d[axis] if abs(d[axis]) > _TINY else _TINY)
+            a, b = (low[axis] - o[axis]) * inverse, (high[axis] - o[axis]) * inverse
+            t0, t1 = max(t0, min(a, b)), min(t1, max(a, b))
+        if t1 * _WIDER < t0:
+            continue
+        shorten = _F1 / np.sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
+        for axis in range(3):
+            d[axis] *= shorten
         n = _enter(ray, o, d, near, end, step, low, high, n, ids, origins, directions, starts, first, last)
     return n
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from radcomp_plugins.core.threads import run_striped
 from radcomp_plugins.kilonerf.bricks import make_bricks
 from radcomp_plugins.kilonerf.composite_cpu import composite, finish, sort_lanes
-from radcomp_plugins.kilonerf.evaluate_cpu import evaluate, pack_weights
+from radcomp_plugins.kilonerf.evaluate_cpu import BLOCK, evaluate, pack_weights
 from radcomp_plugins.kilonerf.march_cpu import enter_pixels, enter_rays, march
 from radcomp_plugins.kilonerf.scene import KiloScene
 
@@ -38,13 +38,14 @@ class RenderSettings:
         termination: light below which a ray ends, 0 to 1; 0 follows every ray to its end.
         steps: samples in one of the grid's steps; the networks were trained for 1.
         samples_per_pass: samples of a ray that are evaluated before it is asked whether it goes on. More of them fill
-            the networks' batches, and are wasted behind surfaces. When few rays are left each gets up to 16.
+            the networks' batches, and are wasted behind surfaces. When so few rays are left that batches would stay
+            half empty, each gets up to 16.
         skip: whether empty voxels are skipped; see `march_cpu.march`.
     """
 
     termination: float = TERMINATION
     steps: float = 1.0
-    samples_per_pass: int = 4
+    samples_per_pass: int = 2
     skip: bool = True
 
 
@@ -257,7 +258,8 @@ class CpuRenderer:
         first, last = np.empty(size, np.int32), np.empty(size, np.int32)
         hit = count = enter(rays, ids, origins, directions, starts, first, last)
         counters = Counters(rays=size, hit=hit)
-        capacity = hit * settings.samples_per_pass
+        each, full = settings.samples_per_pass, BLOCK * grid.num_networks
+        capacity = hit * each
         room = capacity * (8 if grid.overlap > 0 else 1)
         positions, values = np.empty((room, 3), np.float32), np.empty((room, 4), np.float32)
         weights, away = np.empty(room, np.float32), np.empty(room, np.float32)
@@ -272,9 +274,8 @@ class CpuRenderer:
         shape, termination = scene.shape, np.float32(settings.termination)
         clock.lap(counters, "enter")
         while count:
-            most = min(
-                max(capacity // count, settings.samples_per_pass), max(_MOST_PER_PASS, settings.samples_per_pass)
-            )
+            # A network's batch is full with BLOCK lanes: more than that for all of them only adds waste.
+            most = min(max(full // count, each), max(_MOST_PER_PASS, each), capacity // count)
             total = march(
                 active, count, origins, directions, starts, first, last, step, self._corner, self._per_unit,
                 bricks.distance, bricks.bits, grid.network_of_cell, bits, np.float32(grid.overlap), settings.skip, most,

@@ -16,30 +16,25 @@ from radcomp_plugins.kilonerf.scene import NetworkShape
 def reference(scene, networks, origin, direction, *, start=None, end=math.inf, termination=0.01, steps=1.0):
     """Colour, accumulation, depth, samples and heaviest network of one ray, and the distances of its samples."""
     lookup, step = CellLookup(scene.grid).double(), scene.grid.step / steps
-    start = scene.near if start is None else start
+    t = (scene.near if start is None else start) + (torch.arange(int(6.0 / step), dtype=torch.float64) + 0.5) * step
+    points = torch.tensor(np.float64(origin)) + t[:, None] * torch.tensor(np.float64(direction))
+    t = t[(rows := lookup.occupied(points) & (t <= end))]
+    ids, local, share = lookup.blend(points[rows])
+    toward = torch.tensor(np.float64(direction)).expand(len(t) * 8, 3)
+    raw, rgb = networks.grouped(local.reshape(-1, 3), toward, ids.reshape(-1).clamp(min=0))
+    alphas = (1.0 - torch.exp(-networks.optical_depth(raw, 1.0 / steps))).view(-1, 8).numpy()
+    rgb, share = rgb.view(-1, 8, 3).numpy(), share.numpy()
     light, color, depth, taken, best = 1.0, np.zeros(3), 0.0, [], (0.0, -1)
-    for k in range(int(6.0 / step)):
-        t = start + (k + 0.5) * step
-        point = torch.tensor(np.float64(origin) + t * np.float64(direction))[None]
-        if t > end or not bool(lookup.occupied(point)):
-            continue
+    for k in range(len(t)):
         if light < termination:
             break
-        ids, local, share = lookup.blend(point)
-        alpha_sum = 0.0
-        for corner in range(8):
-            if share[0, corner] == 0.0:
-                continue
-            d = torch.tensor(np.float64(direction))[None]
-            raw, rgb = networks.grouped(local[:, corner], d, ids[:, corner])
-            alpha = 1.0 - math.exp(-float(networks.optical_depth(raw, 1.0 / steps)))
-            weight = light * float(share[0, corner]) * alpha
-            color += weight * rgb[0].numpy()
-            depth += weight * t
-            alpha_sum += float(share[0, corner]) * alpha
-            best = max(best, (weight, int(ids[0, corner])))
-        light *= 1.0 - alpha_sum
-        taken.append(t)
+        for corner in np.flatnonzero(share[k]):
+            weight = light * share[k, corner] * alphas[k, corner]
+            color += weight * rgb[k, corner]
+            depth += weight * float(t[k])
+            best = max(best, (weight, int(ids[k, corner])))
+        light *= 1.0 - (share[k] * alphas[k]).sum()
+        taken.append(float(t[k]))
     color = color + light * scene.background
     return color, 1.0 - light, depth / (1.0 - light) if light < 1.0 else 0.0, len(taken), best[1], taken
 
