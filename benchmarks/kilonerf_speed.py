@@ -91,7 +91,7 @@ def drawn_row(
 ) -> dict[str, Any]:
     """Milliseconds of a frame of the asset, and what it took."""
     frames: list[Drawn] = []
-    seconds = seconds_of(lambda: frames.append(renderer.picture(*view.camera(), settings)), repeats)
+    seconds = seconds_of(lambda: frames.append(renderer.picture(*view.camera(), settings=settings)), repeats)
     counters, pixels = frames[-1].counters, view.width**2
     spent = {stage: statistics.median(f.counters.seconds[stage] for f in frames[WARM_UP:]) for stage in STAGES}
     total = sum(spent.values())

@@ -72,6 +72,19 @@ class TinyNetworks(nn.Module):
         depth_scale: optical depth of one step of the grid for a density output of 1.
     """
 
+    hidden0_weight: nn.Parameter
+    hidden0_bias: nn.Parameter
+    hidden1_weight: nn.Parameter
+    hidden1_bias: nn.Parameter
+    density_weight: nn.Parameter
+    density_bias: nn.Parameter
+    feature_weight: nn.Parameter
+    feature_bias: nn.Parameter
+    direction_weight: nn.Parameter
+    direction_bias: nn.Parameter
+    color_weight: nn.Parameter
+    color_bias: nn.Parameter
+
     def __init__(
         self,
         count: int,

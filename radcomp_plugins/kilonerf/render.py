@@ -57,7 +57,7 @@ class Renderer:
             o, d, starts, ends = (
                 None if t is None else t.detach().cpu().numpy() for t in (origins, directions, nears, fars)
             )
-            return self._outputs(self._cpu.rays(o, d, starts, ends, settings))  # type: ignore[arg-type]
+            return self._outputs(self._cpu.rays(o, d, starts, ends, settings=settings))  # type: ignore[arg-type]
         assert self._torch is not None
         arguments = (
             None if t is None else t.detach().float().to(self.device) for t in (origins, directions, nears, fars)
@@ -94,7 +94,7 @@ class Renderer:
         """
         camera = (c2w, fx, fy, cx, cy, width, height)
         if self._cpu is not None:
-            drawn = self._outputs(self._cpu.picture(*camera, settings))
+            drawn = self._outputs(self._cpu.picture(*camera, settings=settings))
         else:
             drawn = self.rays(*camera_rays(*camera, device=self.device), settings=settings)
         return {name: tensor.view(height, width, tensor.shape[-1]) for name, tensor in drawn.items()}

@@ -128,6 +128,7 @@ class CpuRenderer:
         directions: NDArray[np.floating],
         starts: NDArray[np.floating] | None = None,
         ends: NDArray[np.floating] | None = None,
+        *,
         settings: RenderSettings | None = None,
     ) -> Drawn:
         """Draw rays.
@@ -156,6 +157,7 @@ class CpuRenderer:
         cy: float,
         width: int,
         height: int,
+        *,
         settings: RenderSettings | None = None,
     ) -> Drawn:
         """Draw a pinhole camera's pixels, row by row.
@@ -186,6 +188,7 @@ class CpuRenderer:
         directions: NDArray[np.floating],
         starts: NDArray[np.floating] | None = None,
         ends: NDArray[np.floating] | None = None,
+        *,
         settings: RenderSettings | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Samples that count, for training on them: occupied, and reached by at least `settings.termination` of light.

@@ -74,6 +74,7 @@ class TorchRenderer:
         directions: Float[Tensor, "N 3"],
         starts: Float[Tensor, " N"] | None = None,
         ends: Float[Tensor, " N"] | None = None,
+        *,
         settings: RenderSettings | None = None,
     ) -> DrawnTensors:
         """Draw rays; see `CpuRenderer.rays`. Empty voxels are always skipped, whatever `settings.skip` says."""
