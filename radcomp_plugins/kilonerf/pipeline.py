@@ -47,9 +47,6 @@ class KiloPipeline(VanillaPipeline):
         if self._teacher and hasattr(self.teacher, "place"):
             # Plain NeRFs live in the frame of the dataset's own poses.
             self.teacher.place(*self.datamanager.frame)  # type: ignore[attr-defined]
-        if torch.device(self.device).type == "cpu":
-            # The cores belong to the kernels' pool and to one big product at a time.
-            torch.set_num_threads(max(1, torch.get_num_threads()))
 
     @property
     def teacher(self) -> PointTeacher:
@@ -143,6 +140,7 @@ class KiloPipeline(VanillaPipeline):
         rate = optimizers.config["networks"]["optimizer"].lr * self.rate_at(step)
         for group in optimizer.param_groups:
             group["lr"] = rate
+        writer.put_scalar(name="learning_rate/networks", scalar=rate, step=step)
         self.model.forget_drawing()
         self.model.sampling = RaySettings(self.config.train_stop, self.config.whole_ray_share)
         if step >= first and (step - first) % self.config.opacity_every == 0:

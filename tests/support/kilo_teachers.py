@@ -98,37 +98,6 @@ def yenchen_tensors(width: int = 32, depth: int = 8, skip: int = 4, seed: int = 
     return tensors | layer("views_linears.0", width + 27, width // 2) | layer("rgb_linear", width // 2, 3)
 
 
-def ball_nerf(steps: int = 400, seed: int = 0) -> dict[str, torch.Tensor]:
-    """A plain NeRF that was trained on the balls' density and colour directly, as tensors of a checkpoint."""
-    from radcomp_plugins.teachers.plain_nerf import PlainMlp
-
-    network = PlainMlp(yenchen_tensors(seed=seed, depth=4, skip=9), "balls")
-    optimizer, g = torch.optim.Adam(network.parameters(), lr=3e-3), torch.Generator().manual_seed(seed)
-    teacher = BallPoints()
-    with torch.no_grad():
-        network.density.bias.fill_(1.0)
-    for step in range(steps):
-        near = torch.rand(1024, generator=g) < 0.7
-        points = (torch.rand(1024, 3, generator=g) * 2 - 1) * torch.where(near, 0.8, 4.5)[:, None]
-        directions = torch.nn.functional.normalize(torch.randn(1024, 3, generator=g), dim=-1)
-        said = teacher.query_points(points, directions)
-        density, rgb = network(points, directions)
-        wrong = (torch.exp(-density * 0.02) - torch.exp(-said.density * 0.02)).square().mean()
-        wrong = wrong + ((rgb - said.rgb).square().sum(-1) * (said.density > 0)).mean()
-        for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * (1 - step / steps)
-        optimizer.zero_grad()
-        wrong.backward()
-        optimizer.step()
-    names = {"density": "alpha_linear", "feature": "feature_linear", "color": "rgb_linear", "direction": "views_linears",
-             "trunk": "pts_linears"}  # fmt: skip
-    state = {}
-    for key, value in network.state_dict().items():
-        part, _, rest = key.partition(".")
-        state[f"{names[part]}.{rest}"] = value.detach().clone()
-    return state
-
-
 @pytest.fixture(scope="session")
 def ball_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`write_balls`."""
@@ -136,16 +105,17 @@ def ball_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ball_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A plain NeRF of the balls as its code base would have saved it."""
-    path = tmp_path_factory.mktemp("plain") / "balls.tar"
-    state = ball_nerf()
-    torch.save({"global_step": 400, "network_fn_state_dict": state, "network_fine_state_dict": state}, path)
+def plain_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained plain NeRF as its code base would have saved it."""
+    path = tmp_path_factory.mktemp("plain") / "000003.tar"
+    networks = {"network_fn_state_dict": yenchen_tensors(seed=1), "network_fine_state_dict": yenchen_tensors(seed=2)}
+    torch.save({"global_step": 3, **networks}, path)
     return path
 
 
 SMALL: dict[str, Any] = {
     "distill_points": 16, "pool_points": 64, "pool_reuse": 2, "search_rays": 512, "opacity_every": 3,
+    "distill_share": 0.6,
 }  # fmt: skip
 SMALL_MODEL: dict[str, Any] = {"grid_longest": 4, "voxels_per_cell": 8, "hidden_width": 16, "position_octaves": 4}
 
@@ -163,19 +133,25 @@ def kilo_config(output_dir: Path, teacher: Path, data: Path, steps: int = 8, **p
     return config
 
 
+def give_teacher(patch: pytest.MonkeyPatch, teacher: Any) -> None:
+    """Pipelines that load a teacher get this one, wherever they are told it lies."""
+    from radcomp_plugins.kilonerf import pipeline
+
+    patch.setattr(pipeline, "load_point_teacher", lambda path, device="cpu": teacher)
+
+
 @pytest.fixture(scope="session")
-def kilo_trainer(tmp_path_factory: pytest.TempPathFactory, ball_checkpoint: Path, ball_data: Path) -> Any:
-    """The trainer of a finished KiloNeRF run of eight steps, five of distillation."""
-    return train(kilo_config(tmp_path_factory.mktemp("kilo"), ball_checkpoint, ball_data))
+def kilo_trainer(tmp_path_factory: pytest.TempPathFactory, plain_checkpoint: Path, ball_data: Path) -> Any:
+    """The trainer of a finished KiloNeRF run of the balls, of eight steps, five of distillation.
+
+    Its teacher's path is that of a plain NeRF, which is not what taught it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        give_teacher(patch, BallPoints())
+        return train(kilo_config(tmp_path_factory.mktemp("kilo"), plain_checkpoint, ball_data))
 
 
 @pytest.fixture
 def with_teacher(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     """`with_teacher(t)`: pipelines that load a teacher get this one."""
-
-    def use(teacher: Any) -> None:
-        from radcomp_plugins.kilonerf import pipeline
-
-        monkeypatch.setattr(pipeline, "load_point_teacher", lambda path, device="cpu": teacher)
-
-    return use
+    return lambda teacher: give_teacher(monkeypatch, teacher)
