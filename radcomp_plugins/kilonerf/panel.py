@@ -59,7 +59,9 @@ class KiloPanel(torch.nn.Module):
             self._renderer[:] = [(scene, Renderer(scene, origins.device))]
         settings = RenderSettings(termination=float(self.threshold.value), steps=steps)
         outputs = self._renderer[0][1].rays(origins, directions, nears, settings=settings)
-        return self.recoloured(outputs, lookup, origins, directions)
+        shown = self.recoloured(outputs, lookup, origins, directions)
+        # The viewer offers every output, and has no colours for whole numbers.
+        return {**{name: shown[name] for name in ("rgb", "accumulation", "depth")}, "samples": shown["samples"].float()}
 
     def recoloured(
         self, outputs: dict[str, Any], lookup: CellLookup, origins: Tensor, directions: Tensor
