@@ -114,7 +114,44 @@ class ExportSmerf:
         print_files(self.output_dir)
 
 
+@dataclass
+class ExportKilonerf:
+    """Write a KiloNeRF run as an asset folder: a file of networks and voxels, manifest with measured quality, run.
+
+    Example: radcomp export kilonerf --load-config outputs/chair/kilonerf-tiny/*/config.yml --output-dir chair
+    Then: ns-viewer --load-config chair/run/config.yml
+    """
+
+    load_config: Path
+    """config.yml of the run, or its folder."""
+    output_dir: Path
+    """The folder to make."""
+    precision: Literal["fp16", "int8"] = "fp16"
+    """Of the networks' weights. int8 halves the file."""
+    with_quality: bool = True
+    """Measure the decoded asset and the teacher on the held-out views."""
+    teacher_views: int = 2
+    """Of how many held-out views, evenly spread, the teacher draws a picture: that takes seconds to minutes each."""
+    overwrite: bool = False
+    """Replace an asset that is already there."""
+
+    def main(self) -> None:
+        """Export, and say what was written."""
+        from radcomp_plugins.kilonerf.asset import export_run
+
+        export_run(
+            self.load_config,
+            self.output_dir,
+            precision=self.precision,
+            with_quality=self.with_quality,
+            teacher_views=self.teacher_views,
+            overwrite=self.overwrite,
+        )
+        print_files(self.output_dir)
+
+
 EXPORTS = (
+    Annotated[ExportKilonerf, tyro.conf.subcommand(name="kilonerf")],
     Annotated[ExportLightGaussian, tyro.conf.subcommand(name="lightgaussian")],
     Annotated[ExportSmerf, tyro.conf.subcommand(name="smerf")],
     Annotated[ExportSplats, tyro.conf.subcommand(name="splats")],

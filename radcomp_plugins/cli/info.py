@@ -30,8 +30,13 @@ class Info:
         if self.path is None:
             self._show(machine_facts())
             return
+        from radcomp_plugins.kilonerf.asset_file import describe as describe_kilonerf
+        from radcomp_plugins.kilonerf.asset_file import is_kilonerf
         from radcomp_plugins.smerf.formats.validate import describe, is_baked_scene, validate
 
+        if is_kilonerf(self.path):
+            self._show(describe_kilonerf(self.path))
+            return
         if not is_baked_scene(self.path):
             self._show(scene_facts(self.path))
             return

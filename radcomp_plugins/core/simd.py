@@ -187,6 +187,19 @@ def load_bytes(typingctx, array, index):  # noqa: ANN001, ANN201
 
 
 @intrinsic
+def broadcast_at(typingctx, array, index):  # noqa: ANN001, ANN201
+    """One float of a contiguous 1-D float32 array in all lanes; nothing is checked."""
+
+    def codegen(context, builder, signature, args):  # noqa: ANN001, ANN202
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        index = context.cast(builder, args[1], signature.args[1], types.intp)
+        value = builder.load(builder.gep(array.data, [index]), align=4)
+        return _as_vector(context, builder, types.float32, value)
+
+    return vector(array, index), codegen
+
+
+@intrinsic
 def store(typingctx, array, index, value):  # noqa: ANN001, ANN201
     """Write a vector to a contiguous 1-D float32 array from `index` on; nothing is checked."""
 
