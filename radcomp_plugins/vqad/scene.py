@@ -24,6 +24,7 @@ MAX_DECODER_WIDTH = 1024
 MAX_DECODER_LAYERS = 8
 
 DensityActivation = Literal["relu", "softplus", "exp"]
+SampledLevel = Literal["coarsest", "finest"]
 DENSITY_ACTIVATIONS: tuple[DensityActivation, ...] = get_args(DensityActivation)
 
 
@@ -90,7 +91,9 @@ class VqadScene:
             is always occupied.
         decoder: turns features into density and colour.
         background: [3] float32 RGB in [0, 1] behind the scene.
-        samples_per_voxel: samples along a ray's way through a voxel of the coarsest level.
+        samples_per_voxel: samples along a ray's way through a voxel of `samples_at`.
+        samples_at: whether rays are sampled in the voxels of the coarsest level, as in the paper, or of the finest one
+            that there is; of a truncated scene, the finest that is left.
         near: distance from the camera at which a ray begins, scene frame.
         dataset_to_scene: [3, 4] float64 from the dataset's own frame to the scene frame.
     """
@@ -100,6 +103,7 @@ class VqadScene:
     decoder: VqadDecoder
     background: NDArray[np.float32] = field(default_factory=lambda: np.ones(3, np.float32))
     samples_per_voxel: int = 16
+    samples_at: SampledLevel = "coarsest"
     near: float = 0.0
     dataset_to_scene: NDArray[np.float64] = field(default_factory=lambda: np.eye(4)[:3])
 
@@ -150,6 +154,8 @@ def _check_box(scene: VqadScene, where: str) -> None:
     background = np.asarray(scene.background)
     if background.shape != (3,) or not ((background >= 0) & (background <= 1)).all():
         raise InputError(f"{where}: background {background.tolist()}, expected three numbers from 0 to 1")
+    if scene.samples_at not in get_args(SampledLevel):
+        raise InputError(f"{where}: samples at {scene.samples_at!r}, expected coarsest or finest")
     if not 1 <= scene.samples_per_voxel <= 255 or not np.isfinite(scene.near) or scene.near < 0:
         raise InputError(
             f"{where}: {scene.samples_per_voxel} samples per voxel, near {scene.near}: expected 1 to 255, and 0 or more"
