@@ -8,6 +8,7 @@ decoder learns the same counters and weights from what it has decoded.
 All is integer arithmetic on tables made by integer arithmetic, so that every machine decodes the same.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -38,15 +39,16 @@ class Contexts:
         bits: of a symbol, 1 to 8.
         count: N.
         sides: context numbers [N] int32 known beforehand, each with the count of its values.
-        causal: [N] int32, the place of an earlier symbol that resembles this one, or -1; its value is a context.
-        joint: pairs of the above, counted through sides and then causal, whose values together are a context.
+        causal: [N] int32, the place of an earlier symbol that resembles this one, or -1; and [2^bits + 1] int32, the
+            context number that goes with each value it may have, 0 being "none" and 1 + v the value v.
+        joint: two or three of the above, counted through sides and then causal, whose values together are a context.
     """
 
     bits: int
     count: int
     sides: Sequence[tuple[NDArray[np.integer], int]] = ()
-    causal: Sequence[NDArray[np.integer]] = ()
-    joint: Sequence[tuple[int, int]] = ()
+    causal: Sequence[tuple[NDArray[np.integer], NDArray[np.integer]]] = ()
+    joint: Sequence[tuple[int, ...]] = ()
     sizes: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,29 +59,72 @@ class Contexts:
         """
         if not 1 <= self.bits <= MAX_BITS:
             raise ValueError(f"{self.bits} bits, expected 1 to {MAX_BITS}")
-        singles = [size for _, size in self.sides] + [2**self.bits + 1] * len(self.causal)
-        self.sizes = [1, *singles, *(singles[a] * singles[b] for a, b in self.joint)]
+        singles = [size for _, size in self.sides] + [int(fold.max()) + 1 for _, fold in self.causal]
+        self.sizes = [1, *singles, *(math.prod(singles[k] for k in group) for group in self.joint)]
         if sum(self.sizes) * 2**self.bits > MAX_SLOTS:
             raise ValueError(f"{sum(self.sizes)} contexts of {self.bits} bits, expected {MAX_SLOTS} counters at most")
         for values, size in self.sides:
             if values.shape != (self.count,) or (self.count and not 0 <= values.min() <= values.max() < size):
                 raise ValueError(f"contexts of shape {values.shape}, expected {self.count} below {size}")
-        for place in self.causal:
+        for place, fold in self.causal:
+            if fold.shape != (2**self.bits + 1,) or fold.min() < 0:
+                raise ValueError(f"context numbers of shape {fold.shape}, expected {2**self.bits + 1} from 0")
             if place.shape != (self.count,) or (place >= np.arange(self.count)).any() or (place < -1).any():
                 raise ValueError("a causal context looks ahead")
 
-    def arrays(self) -> tuple[Int32s, Int32s, NDArray[np.int64], NDArray[np.int64]]:
-        """Sides [N, S], causal [N, C], pairs [J, 3] with the size of the second, and each input's first counter."""
-        n = self.count
+    def arrays(self) -> tuple[NDArray, ...]:
+        """Sides [N, S], causal [N, C], folds [C, 2^bits + 1], factor of each single in each joint [J, S + C], and each
+        input's first counter."""
+        n, singles = self.count, len(self.sides) + len(self.causal)
         sides = np.stack([v for v, _ in self.sides], 1) if self.sides else np.empty((n, 0))
-        causal = np.stack(list(self.causal), 1) if self.causal else np.empty((n, 0))
-        pairs = np.array([(a, b, self.sizes[1 + b]) for a, b in self.joint], np.int64).reshape(-1, 3)
+        causal = np.stack([v for v, _ in self.causal], 1) if self.causal else np.empty((n, 0))
+        folds = np.stack([fold for _, fold in self.causal]) if self.causal else np.empty((0, 2**self.bits + 1))
+        factors = np.zeros((len(self.joint), singles), np.int64)
+        for row, group in zip(factors, self.joint, strict=True):
+            factor = 1
+            for k in reversed(group):
+                row[k] = factor
+                factor *= self.sizes[1 + k]
         base = np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int64) * 2**self.bits
-        return sides.astype(np.int32), causal.astype(np.int32), pairs, base
+        return sides.astype(np.int32), causal.astype(np.int32), folds.astype(np.int32), factors, base
 
 
-def encode(symbols: NDArray[np.integer], contexts: Contexts) -> bytes:
+class Model:
+    """What has been learned: counters and weights. Kept from one call to the next, the second begins where the first
+    ended; encoder and decoder have to do the same calls.
+
+    Attributes:
+        chance: [slots] int32 probability of a 1 at each node of each context's tree, in 65536 ths.
+        seen: [slots] uint8 how often the node was met, up to a limit.
+        weights: [2^bits, inputs] int64 of each context by node, in 65536 ths.
+    """
+
+    def __init__(self, contexts: Contexts) -> None:
+        inputs = len(contexts.sizes)
+        slots = sum(contexts.sizes) * 2**contexts.bits
+        self.sizes = list(contexts.sizes)
+        self.chance = np.full(slots, _TREE_BITS // 2, np.int32)
+        self.seen = np.zeros(slots, np.uint8)
+        self.weights = np.full((2**contexts.bits, inputs), _WEIGHT_ONE * 2 // (inputs + 1), np.int64)
+
+    def arrays(self, contexts: Contexts) -> tuple[NDArray, ...]:
+        """What the kernels take, with the fixed tables.
+
+        Raises:
+            ValueError: the model was made for other contexts.
+        """
+        if self.sizes != contexts.sizes or len(self.weights) != 2**contexts.bits:
+            raise ValueError(f"a model of contexts {self.sizes} for {contexts.sizes}")
+        return self.chance, self.seen, self.weights, *TABLES
+
+
+def encode(symbols: NDArray[np.integer], contexts: Contexts, model: Model | None = None) -> bytes:
     """Code symbols [N], each below 2^bits.
+
+    Args:
+        symbols: integers.
+        contexts: what is known of them.
+        model: what earlier calls have learned, and this one adds to; None begins with nothing.
 
     Raises:
         ValueError: a symbol is out of range.
@@ -88,30 +133,24 @@ def encode(symbols: NDArray[np.integer], contexts: Contexts) -> bytes:
     if values.shape != (contexts.count,) or (len(values) and not 0 <= values.min() <= values.max() < 2**contexts.bits):
         raise ValueError(f"symbols of shape {values.shape}, expected {contexts.count} below {2**contexts.bits}")
     # The faintest probability a bit can have costs 11.4 bits; a symbol's bits are hardly ever all so unlikely.
+    model = model or Model(contexts)
     out = np.empty(16 + 2 * contexts.bits * contexts.count, np.uint8)
-    size = _encode_kernel(values, contexts.bits, *contexts.arrays(), *_model(contexts), out)
+    size = _encode_kernel(values, contexts.bits, *contexts.arrays(), *model.arrays(contexts), out)
     return out[:size].tobytes()
 
 
-def decode(data: bytes, contexts: Contexts) -> NDArray[np.int32]:
+def decode(data: bytes, contexts: Contexts, model: Model | None = None) -> NDArray[np.int32]:
     """Symbols [N] of what `encode` wrote with the same contexts. Other bytes give other symbols, never an error."""
+    model = model or Model(contexts)
     out = np.empty(contexts.count, np.int32)
     coded = np.frombuffer(data, np.uint8)
-    _decode_kernel(coded, contexts.bits, *contexts.arrays(), *_model(contexts), out)
+    _decode_kernel(coded, contexts.bits, *contexts.arrays(), *model.arrays(contexts), out)
     return out
-
-
-def _model(contexts: Contexts) -> tuple[NDArray, ...]:
-    """Counters (probability of a 1 in 65536 ths, and how often seen), weights by tree depth, and the fixed tables."""
-    inputs = len(contexts.sizes)
-    slots = sum(contexts.sizes) * 2**contexts.bits
-    weights = np.full((2**contexts.bits, inputs), _WEIGHT_ONE * 2 // (inputs + 1), np.int64)
-    return np.full(slots, _TREE_BITS // 2, np.int32), np.zeros(slots, np.uint8), weights, *TABLES
 
 
 def _tables() -> tuple[Int32s, Int32s, Int32s, Int32s]:
     """Squash [4096]: probability in 65536 ths of log odds; stretch [4096], its inverse; rate and trust by count."""
-    # exp(1/256) in 128 binary digits by its series: integers, so that no machine's libm decides a table entry.
+    # exp(1/256) to 128 binary digits by its series: integers, so that no machine's libm decides a table entry.
     one = 1 << 128
     step, term = 0, one
     for k in range(1, 40):
@@ -137,7 +176,7 @@ TABLES = _tables()
 
 
 @numba.njit(inline="always")
-def _find_contexts(i, symbols, sides, causal, pairs, base, bits, single, first) -> None:  # noqa: ANN001
+def _find_contexts(i, symbols, sides, causal, folds, factors, base, bits, single, first) -> None:  # noqa: ANN001
     """first[k] = the counter at the root of input k's tree, for symbol i."""
     first[0] = 0
     count = sides.shape[1]
@@ -145,12 +184,14 @@ def _find_contexts(i, symbols, sides, causal, pairs, base, bits, single, first) 
         single[k] = sides[i, k]
     for k in range(causal.shape[1]):
         place = causal[i, k]
-        single[count + k] = symbols[place] + 1 if place >= 0 else 0
+        single[count + k] = folds[k, symbols[place] + 1 if place >= 0 else 0]
     count += causal.shape[1]
     for k in range(count):
         first[1 + k] = base[1 + k] + (single[k] << bits)
-    for k in range(pairs.shape[0]):
-        value = single[pairs[k, 0]] * pairs[k, 2] + single[pairs[k, 1]]
+    for k in range(factors.shape[0]):
+        value = np.int64(0)
+        for j in range(count):
+            value += single[j] * factors[k, j]
         first[1 + count + k] = base[1 + count + k] + (value << bits)
 
 
@@ -180,12 +221,14 @@ def _learn(bit, p, first, node, chance, seen, weight, rate, said) -> None:  # no
 
 
 @numba.njit(nogil=True, cache=True)
-def _encode_kernel(symbols, bits, sides, causal, pairs, base, chance, seen, weights, squash, stretch, rate, trust, out):  # noqa: ANN001, ANN202
+def _encode_kernel(
+    symbols, bits, sides, causal, folds, factors, base, chance, seen, weights, squash, stretch, rate, trust, out
+):  # noqa: ANN001, ANN202
     low, high, size = np.int64(0), np.int64(0xFFFFFFFF), 0
     first, said = np.empty(len(base), np.int64), np.empty(len(base), np.int64)
     single = np.empty(len(base), np.int64)
     for i in range(len(symbols)):
-        _find_contexts(i, symbols, sides, causal, pairs, base, bits, single, first)
+        _find_contexts(i, symbols, sides, causal, folds, factors, base, bits, single, first)
         node = 1
         for place in range(bits - 1, -1, -1):
             bit = (symbols[i] >> place) & 1
@@ -218,7 +261,7 @@ def _encode_kernel(symbols, bits, sides, causal, pairs, base, chance, seen, weig
 
 @numba.njit(nogil=True, cache=True)
 def _decode_kernel(
-    coded, bits, sides, causal, pairs, base, chance, seen, weights, squash, stretch, rate, trust, symbols
+    coded, bits, sides, causal, folds, factors, base, chance, seen, weights, squash, stretch, rate, trust, symbols
 ) -> None:  # noqa: ANN001, E501
     low, high, code, at = np.int64(0), np.int64(0xFFFFFFFF), np.int64(0), 0
     for _ in range(4):
@@ -227,7 +270,7 @@ def _decode_kernel(
     first, said = np.empty(len(base), np.int64), np.empty(len(base), np.int64)
     single = np.empty(len(base), np.int64)
     for i in range(len(symbols)):
-        _find_contexts(i, symbols, sides, causal, pairs, base, bits, single, first)
+        _find_contexts(i, symbols, sides, causal, folds, factors, base, bits, single, first)
         node = 1
         for _ in range(bits):
             p = _predict(first, node, chance, seen, weights[node], squash, stretch, trust, said)

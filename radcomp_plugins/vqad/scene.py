@@ -132,7 +132,7 @@ class VqadScene:
         Raises:
             InputError: some part does not; the line says which.
         """
-        _check_box(self, where)
+        check_frame(self, where)
         if not self.levels:
             raise InputError(f"{where}: no levels, expected at least one")
         for coarse, fine in zip(self.levels, self.levels[1:], strict=False):
@@ -142,10 +142,10 @@ class VqadScene:
                 raise InputError(f"{where}: level {fine.level} has voxels whose parents are empty")
         for level in self.levels:
             _check_level(level, self.num_features, f"{where}: level {level.level}")
-        _check_decoder(self.decoder, self.num_features, where)
+        check_decoder(self.decoder, self.num_features, where)
 
 
-def _check_box(scene: VqadScene, where: str) -> None:
+def check_frame(scene: VqadScene, where: str) -> None:
     box = np.asarray(scene.box)
     if box.shape != (2, 3) or not np.isfinite(box).all() or not (box[1] > box[0]).all():
         raise InputError(f"{where}: box {box.tolist()}, expected a low and a higher corner, finite")
@@ -184,7 +184,7 @@ def _check_level(level: VqadLevel, num_features: int, where: str) -> None:
         raise InputError(f"{where}: index {level.indices.max()}, expected below {2**level.bits}")
 
 
-def _check_decoder(decoder: VqadDecoder, num_features: int, where: str) -> None:
+def check_decoder(decoder: VqadDecoder, num_features: int, where: str) -> None:
     if not 0 <= decoder.direction_frequencies <= 8 or decoder.density_activation not in DENSITY_ACTIVATIONS:
         raise InputError(
             f"{where}: {decoder.direction_frequencies} frequencies of the direction and density "
