@@ -9,6 +9,7 @@ docs/formats/vqad.md for the bytes.
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,8 @@ from radcomp_plugins.vqad.scene import MAX_BITS, MAX_GRID_LEVEL, VqadLevel, Vqad
 MAGIC = b"VQAD\r\n\x1a\n"
 VERSION = 1
 HEAD, LEVEL = "HEAD", "LEVL"
+SCENE = "scene.vqad"
+"""The file's name in an asset folder."""
 MAX_FILE_BYTES = 2**31
 MAX_VOXELS = 2**23
 """Voxels that a level may have: thirteen times the paper's finest, so that a lying file cannot take all memory."""
@@ -114,6 +117,19 @@ def write_scene(path: Path, scene: VqadScene, *, overwrite: bool = False) -> int
     return len(data)
 
 
+def scene_file(path: Path) -> Path:
+    """The `.vqad` file of an asset folder, or the file itself.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(path)
+    file = path / SCENE if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"{path}: no {SCENE} there, expected the folder that `ns-export vqad` wrote, or a .vqad file")
+    return file
+
+
 def read_scene(path: Path) -> Decoded:
     """Read a file; a cut one gives the levels it holds, and `Decoded.note` says so.
 
@@ -122,6 +138,23 @@ def read_scene(path: Path) -> Decoded:
         InputError: the file is missing, damaged, of another kind, or newer than this program.
     """
     return decode_scene(read_bytes(path, MAX_FILE_BYTES), str(path))
+
+
+def sizes_of(data: bytes, decoded: Decoded) -> list[dict[str, Any]]:
+    """What each decoded level takes: counts, bytes by part, bits per index, and where it ends in the file."""
+    sizes = []
+    for level, chunk in zip(decoded.scene.levels, decoded.chunks[1:], strict=False):
+        body = data[chunk.offset : chunk.end]
+        count = _LEVEL.unpack_from(body)[1] + 2
+        *trees, indices, book = (len(part) for part in split_streams(body[_LEVEL.size :], count, chunk.name))
+        sizes.append(
+            {
+                "level": level.level, "bits": level.bits, "voxels": len(level.voxels), "vertices": len(level.indices),
+                "octree_bytes": sum(trees), "index_bytes": indices, "codebook_bytes": book,
+                "bits_per_index": 8 * indices / len(level.indices), "end": chunk.end,
+            }
+        )  # fmt: skip
+    return sizes
 
 
 def check_order(chunks: list[Chunk], where: str) -> list[Chunk]:

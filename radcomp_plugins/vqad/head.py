@@ -15,8 +15,8 @@ import numpy as np
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.vqad.float_coding import decode_floats, encode_floats
 from radcomp_plugins.vqad.scene import (
+    DECODER_LAYERS,
     DENSITY_ACTIVATIONS,
-    MAX_DECODER_LAYERS,
     MAX_DECODER_WIDTH,
     MAX_FEATURES,
     SampledLevel,
@@ -56,10 +56,10 @@ def unpack_head(data: bytes, where: str) -> VqadScene:
     *numbers, samples, at, activation, frequencies, features, layers = _FIXED.unpack_from(data)
     if at >= len(_SAMPLED) or activation >= len(DENSITY_ACTIVATIONS):
         raise InputError(f"{where}: sampled level {at}, density activation {activation}: not known")
-    if not 1 <= layers <= MAX_DECODER_LAYERS or not 1 <= features <= MAX_FEATURES or frequencies > 8:
+    if layers != DECODER_LAYERS or not 1 <= features <= MAX_FEATURES or frequencies > 8:
         raise InputError(
             f"{where}: {layers} layers, {features} features, {frequencies} frequencies; "
-            f"expected 1 to {MAX_DECODER_LAYERS}, 1 to {MAX_FEATURES}, up to 8"
+            f"expected {DECODER_LAYERS}, 1 to {MAX_FEATURES}, up to 8"
         )
     start = _FIXED.size + 2 * layers
     if len(data) < start:

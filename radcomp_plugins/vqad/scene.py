@@ -21,7 +21,7 @@ MAX_GRID_LEVEL = 10
 MAX_BITS = 8
 MAX_FEATURES = 64
 MAX_DECODER_WIDTH = 1024
-MAX_DECODER_LAYERS = 8
+DECODER_LAYERS = 2
 
 DensityActivation = Literal["relu", "softplus", "exp"]
 SampledLevel = Literal["coarsest", "finest"]
@@ -59,7 +59,7 @@ class VqadLevel:
 
 @dataclass
 class VqadDecoder:
-    """The small network from features and direction to density and colour; hidden layers have ReLU.
+    """The small network from features and direction to density and colour: two layers, the hidden one with ReLU.
 
     Attributes:
         weights: per layer [outputs, inputs] float16. The first layer's inputs are the k features and then the encoded
@@ -192,8 +192,8 @@ def check_decoder(decoder: VqadDecoder, num_features: int, where: str) -> None:
         )
     if not np.isfinite(decoder.density_bias) or not 0 < decoder.density_scale < 1e6:
         raise InputError(f"{where}: density bias {decoder.density_bias}, scale {decoder.density_scale}")
-    if not 1 <= len(decoder.weights) <= MAX_DECODER_LAYERS or len(decoder.biases) != len(decoder.weights):
-        raise InputError(f"{where}: decoder of {len(decoder.weights)} layers, expected 1 to {MAX_DECODER_LAYERS}")
+    if len(decoder.weights) != DECODER_LAYERS or len(decoder.biases) != DECODER_LAYERS:
+        raise InputError(f"{where}: decoder of {len(decoder.weights)} layers, expected {DECODER_LAYERS}")
     frequencies = decoder.direction_frequencies
     inputs = num_features + (6 * frequencies + 3 if frequencies else 0)
     for number, (weight, bias) in enumerate(zip(decoder.weights, decoder.biases, strict=True)):
