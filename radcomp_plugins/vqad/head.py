@@ -84,5 +84,5 @@ def unpack_head(data: bytes, where: str) -> VqadScene:
         dataset_to_scene=np.array(numbers[6:18]).reshape(3, 4),
     )
     check_frame(scene, where)
-    check_decoder(decoder, features, where)
+    check_decoder(decoder, where)
     return replace(scene, levels=[])

@@ -110,7 +110,8 @@ class VqadScene:
     @property
     def num_features(self) -> int:
         """k, the length of a feature vector."""
-        return self.levels[0].codebook.shape[1]
+        frequencies = self.decoder.direction_frequencies
+        return self.decoder.weights[0].shape[1] - (6 * frequencies + 3 if frequencies else 0)
 
     def truncated(self, level: int) -> "VqadScene":
         """The scene with the levels up to `level` only.
@@ -140,12 +141,17 @@ class VqadScene:
                 raise InputError(f"{where}: level {fine.level} after {coarse.level}, expected {coarse.level + 1}")
             if not np.isin(fine.voxels >> 3, coarse.voxels).all():
                 raise InputError(f"{where}: level {fine.level} has voxels whose parents are empty")
+        check_decoder(self.decoder, where)
         for level in self.levels:
             _check_level(level, self.num_features, f"{where}: level {level.level}")
-        check_decoder(self.decoder, self.num_features, where)
 
 
 def check_frame(scene: VqadScene, where: str) -> None:
+    """Check all of a scene that is neither level nor decoder.
+
+    Raises:
+        InputError: a number is out of its range.
+    """
     box = np.asarray(scene.box)
     if box.shape != (2, 3) or not np.isfinite(box).all() or not (box[1] > box[0]).all():
         raise InputError(f"{where}: box {box.tolist()}, expected a low and a higher corner, finite")
@@ -173,7 +179,7 @@ def _check_level(level: VqadLevel, num_features: int, where: str) -> None:
     if voxels[0] < 0 or voxels[-1] >= 8**level.level or (np.diff(voxels) <= 0).any():
         raise InputError(f"{where}: voxel codes are not ascending from 0 to {8**level.level - 1}")
     shape = (2**level.bits, num_features)
-    if level.codebook.shape != shape or not 1 <= num_features <= MAX_FEATURES:
+    if level.codebook.shape != shape:
         raise InputError(f"{where}: codebook of shape {level.codebook.shape}, expected {shape}")
     if level.codebook.dtype != np.float16 or not np.isfinite(level.codebook).all():
         raise InputError(f"{where}: codebook of {level.codebook.dtype}, expected finite float16")
@@ -184,7 +190,12 @@ def _check_level(level: VqadLevel, num_features: int, where: str) -> None:
         raise InputError(f"{where}: index {level.indices.max()}, expected below {2**level.bits}")
 
 
-def check_decoder(decoder: VqadDecoder, num_features: int, where: str) -> None:
+def check_decoder(decoder: VqadDecoder, where: str) -> None:
+    """Check a decoder on its own.
+
+    Raises:
+        InputError: its parts do not fit each other.
+    """
     if not 0 <= decoder.direction_frequencies <= 8 or decoder.density_activation not in DENSITY_ACTIVATIONS:
         raise InputError(
             f"{where}: {decoder.direction_frequencies} frequencies of the direction and density "
@@ -194,8 +205,10 @@ def check_decoder(decoder: VqadDecoder, num_features: int, where: str) -> None:
         raise InputError(f"{where}: density bias {decoder.density_bias}, scale {decoder.density_scale}")
     if len(decoder.weights) != DECODER_LAYERS or len(decoder.biases) != DECODER_LAYERS:
         raise InputError(f"{where}: decoder of {len(decoder.weights)} layers, expected {DECODER_LAYERS}")
+    inputs = decoder.weights[0].shape[-1]
     frequencies = decoder.direction_frequencies
-    inputs = num_features + (6 * frequencies + 3 if frequencies else 0)
+    if not 1 <= inputs - (6 * frequencies + 3 if frequencies else 0) <= MAX_FEATURES:
+        raise InputError(f"{where}: decoder of {inputs} inputs, expected the direction's and 1 to {MAX_FEATURES} more")
     for number, (weight, bias) in enumerate(zip(decoder.weights, decoder.biases, strict=True)):
         last = number == len(decoder.weights) - 1
         outputs = weight.shape[0]
