@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from radcomp_plugins.vqad.info import FORMAT
 from radcomp_plugins.vqad.losses import photo_on_background
 from radcomp_plugins.vqad.model import VqadModel
 from radcomp_plugins.vqad.scene import VqadLevel, VqadScene
+
+CHUNK = 1 << 16
+"""Rays drawn at once when measuring."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,34 @@ def _tree_order(points: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
+def quality_of(
+    field: VqadField, background: Tensor, views: Sequence[Any], *, level: int | None = None, lpips: bool = False
+) -> dict[str, Any]:
+    """Quality of a field's pictures of held-out photos.
+
+    Args:
+        field: on the device that is to draw.
+        background: [3] colour behind the scene, and behind photos that are transparent.
+        views: pairs of a camera and a batch with its photo, as nerfstudio's datamanagers give them.
+        level: finest level that is drawn; None is all.
+        lpips: whether to measure that too.
+    """
+    quality = Quality(Lpips() if lpips else None)
+    device = field.box.device
+    for camera, batch in views:
+        bundle = camera.generate_rays(camera_indices=0, keep_shape=True).to(device)
+        image = batch["image"].float() / (255 if batch["image"].dtype == torch.uint8 else 1)
+        photo = photo_on_background(image.reshape(-1, image.shape[-1]).to(device), background)
+        begun = time.perf_counter()
+        rays = bundle.origins.reshape(-1, 3).split(CHUNK), bundle.directions.reshape(-1, 3).split(CHUNK)
+        drawn = torch.cat([draw_scene(field, background, *part, level)["rgb"] for part in zip(*rays, strict=True)])
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        shape = bundle.origins.shape
+        quality.add(drawn.reshape(shape), photo.reshape(shape), time.perf_counter() - begun)
+    return quality.summary()
+
+
 def measure(pipeline: Any, decoded: Decoded) -> dict[str, Any]:
     """Quality on the held-out photos of the decoded file at each of its levels, and of the run before rounding.
 
@@ -104,48 +136,17 @@ def measure(pipeline: Any, decoded: Decoded) -> dict[str, Any]:
         decoded: the file as it was read back.
     """
     model: VqadModel = pipeline.model
-    background = model.background()
-    fields = {"asset": drawable(decoded, model.config.opaque).to(model.device), "unrounded": model.field}
-    levels = [level.level for level in decoded.scene.levels]
-    found = {level: Quality(Lpips() if level == levels[-1] else None) for level in levels}
-    unrounded = Quality()
-    views = list(pipeline.datamanager.fixed_indices_eval_dataloader)
-    with get_progress("Measuring", suffix="views/s") as progress:
-        for camera, batch in progress.track(views):
-            bundle = camera.generate_rays(camera_indices=0, keep_shape=True).to(model.device)
-            rays = bundle.origins.reshape(-1, 3), bundle.directions.reshape(-1, 3)
-            image = batch["image"].float() / (255 if batch["image"].dtype == torch.uint8 else 1)
-            photo = photo_on_background(image.reshape(-1, image.shape[-1]).to(model.device), background)
-            photo = photo.reshape(*bundle.origins.shape)
-            for level, quality in found.items():
-                _add(quality, fields["asset"], background, rays, photo, level)
-            _add(unrounded, fields["unrounded"], background, rays, photo, None)
-    rates = [{"level": level, "bytes": chunk.end, **found[level].summary()} for level, chunk in zip_levels(decoded)]
-    return {
-        "num_views": len(views),
-        **found[levels[-1]].summary(),
-        "levels": rates,
-        "unrounded": unrounded.summary(),
-    }
-
-
-def zip_levels(decoded: Decoded) -> list[tuple[int, Any]]:
-    """Each level that a file holds, with its chunk."""
-    return [(level.level, chunk) for level, chunk in zip(decoded.scene.levels, decoded.chunks[1:], strict=False)]
-
-
-def _add(
-    quality: Quality,
-    field: VqadField,
-    background: Tensor,
-    rays: tuple[Tensor, Tensor],
-    photo: Tensor,
-    level: int | None,
-) -> None:
-    begun = time.perf_counter()
-    parts = zip(*(part.split(1 << 16) for part in rays), strict=True)
-    drawn = torch.cat([draw_scene(field, background, *part, level)["rgb"] for part in parts])
-    quality.add(drawn.reshape(photo.shape), photo, time.perf_counter() - begun)
+    background, views = model.background(), list(pipeline.datamanager.fixed_indices_eval_dataloader)
+    field = drawable(decoded, model.config.opaque).to(model.device)
+    rates = []
+    with get_progress("Measuring", suffix="levels/s") as progress:
+        for level, chunk in progress.track(list(zip(decoded.scene.levels, decoded.chunks[1:], strict=False))):
+            finest = level is decoded.scene.levels[-1]
+            found = quality_of(field, background, views, level=level.level, lpips=finest)
+            rates.append({"level": level.level, "bytes": chunk.end, **found})
+        unrounded = quality_of(model.field, background, views)
+    last = {name: value for name, value in rates[-1].items() if name not in ("level", "bytes")}
+    return {"num_views": len(views), **last, "levels": rates, "unrounded": unrounded}
 
 
 def export_run(
