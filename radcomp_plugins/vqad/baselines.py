@@ -89,11 +89,8 @@ def low_rank(field: VqadField, keep: int) -> VqadField:
 def clustered(field: VqadField, bits: int, seed: int = 0) -> VqadField:
     """A full-precision field whose features are replaced by the nearest of 2^bits k-means centres of their level."""
     result = _copy(field)
-    encoding = result.encoding
-    encoding.bits = bits
-    levels = len(encoding.octree.levels)
-    encoding.codebook.data = torch.zeros(levels, 2**bits, encoding.features, device=encoding.codebook.device)
-    encoding.quantise("fixed", seed=seed)
+    result.encoding.bits = bits
+    result.encoding.quantise("fixed", seed=seed)
     return result
 
 

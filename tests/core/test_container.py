@@ -2,7 +2,7 @@ import struct
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radcomp_plugins.core.container import (
@@ -33,6 +33,7 @@ def test_round_trip() -> None:
 
 
 @given(st.integers(0, 400))
+@settings(deadline=None)
 def test_every_cut_is_told_and_what_is_whole_is_read(size: int) -> None:
     data = write_container(MAGIC, 1, CHUNKS)
     cut = data[:size]

@@ -33,6 +33,7 @@ def test_weights_cost_less_than_two_bytes_and_rounded_ones_much_less() -> None:
 
 
 @given(st.floats(width=16, allow_nan=False, allow_infinity=False), st.integers(0, 10))
+@settings(deadline=None)
 def test_rounding_is_to_the_nearest_with_so_few_digits(value: float, bits: int) -> None:
     half = np.array([value], np.float16)
     rounded = round_mantissa(half, bits)
