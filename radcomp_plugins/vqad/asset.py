@@ -74,13 +74,14 @@ def settle(scene: VqadScene, settings: FileSettings) -> VqadScene:
 
 def _settle_level(level: VqadLevel, settings: FileSettings) -> VqadLevel:
     counts = np.bincount(level.indices, minlength=len(level.codebook))
-    book = level.codebook.astype(np.float64)
+    rounded = round_mantissa(level.codebook, settings.codebook_digits)
+    book = rounded.astype(np.float64)
     used = np.flatnonzero(counts)
     order = np.concatenate([used[_tree_order(book[used], counts[used])], np.flatnonzero(counts == 0)])
     rank = np.empty(len(order), np.uint8)
     rank[order] = np.arange(len(order))
-    fresh = np.where(counts[order, None] > 0, level.codebook[order], np.float16(0))
-    return replace(level, indices=rank[level.indices], codebook=round_mantissa(fresh, settings.codebook_digits))
+    fresh = np.where(counts[order, None] > 0, rounded[order], np.float16(0))
+    return replace(level, indices=rank[level.indices], codebook=fresh)
 
 
 def _tree_order(points: np.ndarray, counts: np.ndarray) -> np.ndarray:
