@@ -88,7 +88,7 @@ class BakedVqadModel(Model):
     def _describe(self) -> None:
         """Show what the levels up to the chosen one cost to send."""
         place = int(self.level.value) - self.decoded.scene.levels[0].level
-        used = self.field.encoding.perplexity()[place]
+        used = self._fields[0].encoding.perplexity()[place]
         codes = 2 ** self.decoded.scene.levels[place].bits
         self.status.value = f"{self.decoded.chunks[1 + place].end:,} bytes; {float(used):.0f} of {codes} codes"
 
