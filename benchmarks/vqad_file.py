@@ -65,9 +65,7 @@ def measure(scene: VqadScene, repeats: int) -> dict[str, Any]:
     """Sizes by level and way of coding, and the fastest of the times."""
     data, encode_seconds = fastest(lambda: encode_scene(scene), repeats)
     decoded, decode_seconds = fastest(lambda: decode_scene(data), repeats)
-    levels = [
-        {**size, **alternatives(level)} for level, size in zip(scene.levels, sizes_of(data, decoded), strict=True)
-    ]
+    levels = [{**size, **alternatives(level)} for level, size in zip(scene.levels, sizes_of(data, scene), strict=True)]
     vertices = sum(len(level.indices) for level in scene.levels)
     grid = 2 * scene.num_features * vertices
     packed = sum(level["packed_bytes"] for level in levels)

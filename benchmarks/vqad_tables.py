@@ -158,7 +158,7 @@ class VqadTables:
         last = decoded.scene.levels[-1].level
         levels = [
             {**size, **run.quality(read, size["level"], self.lpips and size["level"] == last)}
-            for size in sizes_of(data, decoded)
+            for size in sizes_of(data, decoded.scene)
         ]
         quality = {key: levels[-1][key] for key in ("psnr", "ssim", "lpips", "seconds_per_frame") if key in levels[-1]}
         return {"bytes": len(data), **quality, "levels": levels}

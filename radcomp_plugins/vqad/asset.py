@@ -209,7 +209,7 @@ def export_run(
                 "format": FORMAT,
                 "version": VERSION,
                 "method": config.method_name,
-                "levels": sizes_of((folder / SCENE).read_bytes(), decoded),
+                "levels": sizes_of((folder / SCENE).read_bytes(), decoded.scene),
                 "dataset_to_scene": frame,
                 "seconds": seconds,
                 "quality": quality,

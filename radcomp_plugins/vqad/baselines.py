@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from radcomp_plugins.vqad.bitstream import decode_scene, encode_scene, sizes_of
+from radcomp_plugins.vqad.bitstream import encode_scene, sizes_of
 from radcomp_plugins.vqad.field import VqadField, scene_from_field
 
 Training = Literal["full", "logits", "latent", "fine-tuned", "random"]
@@ -104,8 +104,9 @@ def sizes(field: VqadField, axes: int | None = None) -> Sizes:
     """
     encoding = field.encoding
     coded = field if encoding.mode != "full" else clustered(field, 1)
-    data = encode_scene(scene_from_field(coded))
-    parts = sizes_of(data, decode_scene(data))
+    scene = scene_from_field(coded)
+    data = encode_scene(scene)
+    parts = sizes_of(data, scene)
     indexed = sum(part["index_bytes"] + part["codebook_bytes"] for part in parts)
     if encoding.mode != "full":
         return Sizes(grid=indexed, rest=len(data) - indexed)

@@ -140,10 +140,16 @@ def read_scene(path: Path) -> Decoded:
     return decode_scene(read_bytes(path, MAX_FILE_BYTES), str(path))
 
 
-def sizes_of(data: bytes, decoded: Decoded) -> list[dict[str, Any]]:
-    """What each decoded level takes: counts, bytes by part, bits per index, and where it ends in the file."""
+def sizes_of(data: bytes, scene: VqadScene) -> list[dict[str, Any]]:
+    """What each level of a scene takes in a file: counts, bytes by part, bits per index, and where it ends.
+
+    Args:
+        data: what `encode_scene` made of the scene, or a file that was decoded to it.
+        scene: see `data`.
+    """
     sizes = []
-    for level, chunk in zip(decoded.scene.levels, decoded.chunks[1:], strict=False):
+    chunks = read_contents(data, MAGIC, VERSION, "data")
+    for level, chunk in zip(scene.levels, chunks[1:], strict=False):
         body = data[chunk.offset : chunk.end]
         count = _LEVEL.unpack_from(body)[1] + 2
         *trees, indices, book = (len(part) for part in split_streams(body[_LEVEL.size :], count, chunk.name))

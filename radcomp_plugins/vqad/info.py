@@ -30,7 +30,7 @@ def describe(path: Path) -> dict[str, Any]:
     facts["box"] = " ".join(f"{a:.3g}..{b:.3g}" for a, b in zip(low, high, strict=True))
     facts["features"] = scene.num_features
     facts["decoder"] = " -> ".join(str(w.shape[1]) for w in scene.decoder.weights) + " -> 4"
-    for size in sizes_of(file.read_bytes(), decoded):
+    for size in sizes_of(file.read_bytes(), scene):
         facts[f"level {size['level']}"] = (
             f"{size['voxels']:,} voxels, {size['vertices']:,} vertices, {size['bits']} bits: "
             f"{size['octree_bytes']:,} bytes octree, {size['index_bytes']:,} indices "

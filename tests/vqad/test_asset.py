@@ -58,7 +58,7 @@ def test_sizes_add_up_to_the_file() -> None:
     scene = toy_scene()
     data = encode_scene(scene)
     decoded = decode_scene(data)
-    sizes = sizes_of(data, decoded)
+    sizes = sizes_of(data, scene)
     head = decoded.chunks[0].end
     parts = sum(size["octree_bytes"] + size["index_bytes"] + size["codebook_bytes"] for size in sizes)
     # Counts and lengths of the streams: a few bytes for each level.
