@@ -60,10 +60,11 @@ class VqadModelConfig(ModelConfig):
     """k, length of a vertex's feature vector. The CPU kernels are made for 16. The paper: 16."""
     bits: int = 6
     """b, bits of an index, 1 to 8; a codebook has 2^b entries. The paper: 4 and 6."""
-    compression: Literal["logits", "latent", "full"] = "logits"
+    compression: Literal["logits", "latent", "fixed", "full"] = "logits"
     """What stands for an index in training. logits: 2^b numbers per vertex and their softmax, as in the paper. latent:
-    a vector per vertex and its nearest code, in a fraction of the memory. full: no codebook, the baseline; such a run
-    has no file."""
+    a vector per vertex and its nearest code, in a fraction of the memory. fixed: indices that stay as they are once
+    there are any (clustered, or random with quantise_from 0), a baseline. full: no codebook, a baseline; such a run has
+    no file."""
     codebook_gradient: Literal["hard", "soft"] = "hard"
     """With logits: whether a vertex's gradient goes to its code alone, or to all codes by their softmax. The paper's
     text says soft."""

@@ -22,9 +22,9 @@ from radcomp_plugins.core.octree import Octree, matching_rows
 from radcomp_plugins.core.octree_lookup import interpolate, locate
 from radcomp_plugins.core.vq import kmeans
 from radcomp_plugins.errors import InputError
+from radcomp_plugins.vqad.choice import CodebookGradient, choose, index_of
 
 Mode = Literal["full", "logits", "latent", "fixed"]
-CodebookGradient = Literal["hard", "soft"]
 
 _WARM_SHARPNESS = 4.0
 """Logits of a warm start: minus the squared distances over this many times the features' variance."""
@@ -81,6 +81,7 @@ class VQADEncoding(Encoding):
         self.codebook = self._normal(0 if mode == "full" else len(octree.levels), codes, features)
         self.register_buffer("indices", torch.randint(codes, (vertices if mode == "fixed" else 0,)).to(torch.uint8))
         self.last_touched: Int[Tensor, " U"] | None = None
+        self._commitment: Float[Tensor, ""] | None = None
 
     def _normal(self, *shape: int) -> torch.nn.Parameter:
         return torch.nn.Parameter(torch.randn(shape) * self.init_std)
@@ -117,26 +118,12 @@ class VQADEncoding(Encoding):
             return self.codebook.flatten(0, 1)[self.flat_codes()]
         if rows is None:
             rows = torch.arange(self.octree.num_vertices, device=self.codebook.device)
+        held = self.logits if self.mode == "logits" else self.values
+        table, self._commitment = choose(
+            held, self.codebook, rows, self.octree.vertex_starts, self.mode, self.codebook_gradient
+        )
         self.last_touched = rows
-        chosen = self._straight_through(rows)
-        if len(rows) == self.octree.num_vertices:
-            return chosen
-        table = chosen.new_zeros(self.octree.num_vertices, self.features)
-        return table.index_copy(0, rows, chosen)
-
-    def _straight_through(self, rows: Int[Tensor, " U"]) -> Float[Tensor, "U k"]:
-        """Features of some vertices, ascending: forward those of their codes, backward by the mode's estimator."""
-        bounds = torch.searchsorted(rows, torch.tensor(self.octree.vertex_starts, device=rows.device)).tolist()
-        parts = []
-        for number in range(len(self.octree.levels)):
-            mine, codes = rows[bounds[number] : bounds[number + 1]], self.codebook[number]
-            if self.mode == "latent":
-                latent = self.values[mine]
-                chosen = codes[nearest(latent.detach(), codes.detach())]
-                parts.append(chosen + (latent - latent.detach()))
-            else:
-                parts.append(soft_choice(self.logits[mine], codes, self.codebook_gradient))
-        return torch.cat(parts)
+        return table
 
     def flat_codes(self) -> Int[Tensor, " m"]:
         """Row of each vertex's code in the levels' codebooks, one after the other."""
@@ -151,32 +138,19 @@ class VQADEncoding(Encoding):
         """
         if self.mode == "fixed":
             return self.indices
-        if self.mode == "logits":
-            return self.logits.argmax(dim=1).to(torch.uint8)
         if self.mode == "full":
             raise ValueError("an encoding of mode full has no indices, expected another mode")
-        starts = self.octree.vertex_starts
-        parts = [
-            nearest(self.values[starts[i] : starts[i + 1]], self.codebook[i]) for i in range(len(self.octree.levels))
-        ]
+        held = self._per_level(self.logits if self.mode == "logits" else self.values)
+        parts = [index_of(part, codes, self.mode) for part, codes in zip(held, self.codebook, strict=True)]
         return torch.cat(parts).to(torch.uint8)
 
     def commitment(self) -> Float[Tensor, ""]:
-        """Mean squared distance of the latents that the last look-up read to their codes (van den Oord et al. 2017).
+        """Mean squared distance of the latents that the last look-up read to their codes; it is given once.
 
         Without it latents walk away from their codes, and gradients tell them nothing of it.
         """
-        if self.mode != "latent" or self.last_touched is None or len(self.last_touched) == 0:
-            return self.codebook.new_zeros(())
-        rows = self.last_touched
-        latents, level = self.values[rows], self.octree.level_of_vertices()[rows]
-        total = latents.new_zeros(())
-        for number in range(len(self.octree.levels)):
-            mine = latents[level == number]
-            with torch.no_grad():
-                codes = self.codebook[number][nearest(mine, self.codebook[number])]
-            total = total + (mine - codes).square().sum()
-        return total / latents.numel()
+        commitment, self._commitment = self._commitment, None
+        return self.codebook.new_zeros(()) if commitment is None else commitment
 
     def index_entropy(self) -> Float[Tensor, ""]:
         """Mean entropy, in bits, of the last look-up's mean softmax per level: what an index costs to code.
@@ -251,6 +225,9 @@ class VQADEncoding(Encoding):
     @staticmethod
     def _set(parameter: torch.nn.Parameter, value: Tensor) -> None:
         """Give a parameter other data, also of another shape, without it becoming another parameter."""
+        # Whoever still holds the last step's loss keeps autograd's note of the old shape alive, and torch makes a new
+        # one only where dtype or device change: so they do, for a moment.
+        parameter.data = torch.empty(0, dtype=torch.float64, device=parameter.device)
         parameter.data = value.detach().to(parameter.device)
         parameter.grad = None
 
@@ -318,12 +295,6 @@ def octree_of(starts: list[int], voxels: np.ndarray) -> Octree:
         raise InputError(f"vqad checkpoint: {error}") from error
 
 
-def nearest(points: Float[Tensor, "N k"], codes: Float[Tensor, "C k"]) -> Int[Tensor, " N"]:
-    """Index of the nearest code of each point, the lower one where two are equally near."""
-    half = 0.5 * codes.square().sum(dim=1)
-    return torch.addmm(half, points, codes.T, alpha=-1.0).argmin(dim=1)
-
-
 def cluster(
     points: Float[Tensor, "N k"], count: int, seed: int, weights: Float[Tensor, " N"] | None = None
 ) -> tuple[Float[Tensor, "count k"], Int[Tensor, " N"]]:
@@ -331,44 +302,3 @@ def cluster(
     book, labels = kmeans(points, min(count, len(points)), weights=weights, iters=15, seed=seed)
     missing = count - len(book)
     return (torch.cat([book, book[-1:].expand(missing, -1)]) if missing else book), labels
-
-
-class _SoftChoice(torch.autograd.Function):
-    """Rows of a codebook by argmax; backward as if by softmax. Nothing larger than the logits is ever held."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, codes: Tensor, soft: bool) -> Tensor:  # type: ignore[override]
-        index = logits.argmax(dim=1)
-        ctx.save_for_backward(logits, codes, index)
-        ctx.soft = soft
-        return codes[index]
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
-        logits, codes, index = ctx.saved_tensors
-        share = logits.softmax(dim=1)
-        pull = grad @ codes.T
-        to_logits = share * (pull - (share * pull).sum(dim=1, keepdim=True))
-        if ctx.soft:
-            return to_logits, share.T @ grad, None
-        # A segmented sum in the vertices' order, where index_add would add in whatever order on a GPU.
-        order = index.argsort(stable=True)
-        bounds = torch.searchsorted(index[order], torch.arange(len(codes) + 1, device=index.device))
-        summed = torch.segment_reduce(grad[order], "sum", offsets=bounds, axis=0, unsafe=True, initial=0)
-        return to_logits, summed, None
-
-
-def soft_choice(
-    logits: Float[Tensor, "U C"], codes: Float[Tensor, "C k"], codebook_gradient: CodebookGradient = "hard"
-) -> Float[Tensor, "U k"]:
-    """The code of each row's largest logit; gradients as if softmax(logits) @ codes had been taken.
-
-    Args:
-        logits: of U vertices.
-        codes: a level's codebook.
-        codebook_gradient: `hard` gives a vertex's gradient to the code it took, `soft` to all by their softmax.
-
-    Source: Takikawa et al. 2022, Equations 8 (forward) and 9 (backward).
-    """
-    return _SoftChoice.apply(logits, codes, codebook_gradient == "soft")  # type: ignore[no-any-return]

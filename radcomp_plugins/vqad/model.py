@@ -164,11 +164,15 @@ class VqadModel(Model):
         if len(kept) == 0:
             CONSOLE.log("[yellow]No voxel shows anything yet: the octree stays as it is.")
             kept = octree.voxels[-1]
-        if bool(self.box_is_loose) and self.field.encoding.mode == "full":
+        if bool(self.box_is_loose):
             other = growth.box_around_voxels(kept, octree.finest, box)
             moved = growth.voxels_in_other_box(kept, octree.finest, box, other)
             new = Octree.from_finest(moved, octree.finest, octree.coarsest).to(self.device)
-            growth.carry_over(self.field.encoding, box.clone(), new, other)
+            if self.field.encoding.mode == "full":
+                growth.carry_over(self.field.encoding, box.clone(), new, other)
+            else:
+                # Indices cannot be moved to other places; so early there is little to lose.
+                self.field.encoding.restructure(new)
             box.copy_(other)
             self.box_is_loose.fill_(False)
         else:
@@ -183,7 +187,7 @@ class VqadModel(Model):
 
     def _forget_seen(self) -> None:
         """Begin anew to note what rays find in the finest voxels."""
-        self.seen = torch.zeros(len(self.field.octree.voxels[-1]), device=self.device)
+        self.seen = torch.zeros(len(self.field.octree.voxels[-1]), device=self.field.box.device)
         self.samples_seen = 0
 
     def _note_seen(self, drawn: Drawn) -> None:

@@ -10,13 +10,11 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from radcomp_plugins import compat
-from radcomp_plugins.core.metrics import psnr
 from radcomp_plugins.core.octree import Octree
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.vqad import growth
 from radcomp_plugins.vqad.config import VqadPipelineConfig
 from radcomp_plugins.vqad.datamanager import VqadDatamanager
-from radcomp_plugins.vqad.losses import photo_on_background
 from radcomp_plugins.vqad.model import VqadModel
 
 
@@ -111,33 +109,24 @@ class VqadPipeline(VanillaPipeline):
 
     @torch.no_grad()
     def get_eval_image_metrics_and_images(self, step: int) -> Any:
-        """Upstream's, with the PSNR of each coarser level, and how the codebooks are used."""
-        metrics, images = super().get_eval_image_metrics_and_images(step)
-        for level, value in self.psnr_of_levels(int(metrics["image_idx"])).items():
-            metrics[f"psnr_level_{level}"] = value
-        encoding = self.model.field.encoding
+        """Metrics of a held-out picture, its PSNR at each coarser level, and how the codebooks are used."""
+        self.eval()
+        camera, batch = self.datamanager.next_eval_image(step)
+        model, levels = self.model, {}
+        for level in model.field.octree.levels:
+            model.level = level
+            try:
+                outputs = model.get_outputs_for_camera(camera)
+            finally:
+                model.level = None
+            levels[f"psnr_level_{level}"] = float(model.get_metrics_dict(outputs, batch)["psnr"])
+        metrics, images = model.get_image_metrics_and_images(outputs, batch)
+        encoding = model.field.encoding
         if encoding.mode != "full":
             for level, perplexity in zip(encoding.octree.levels, encoding.perplexity().tolist(), strict=True):
                 writer.put_scalar(name=f"VQ-AD/perplexity level {level}", scalar=perplexity, step=step)
-        return metrics, images
-
-    def psnr_of_levels(self, index: int) -> dict[int, float]:
-        """PSNR of one held-out image at each level but the finest."""
-        self.eval()
-        dataset, model = self.datamanager.eval_dataset, self.model
-        camera = dataset.cameras[index : index + 1].to(self.device)
-        image = dataset[index]["image"].to(self.device)
-        target = photo_on_background(image.view(-1, image.shape[-1]), model.background())
-        result = {}
-        for level in model.field.octree.levels[:-1]:
-            model.level = level
-            try:
-                rgb = model.get_outputs_for_camera(camera)["rgb"]
-            finally:
-                model.level = None
-            result[level] = float(psnr(target, rgb.view(-1, 3)))
         self.train()
-        return result
+        return {**metrics, **levels, "num_rays": int(camera.height * camera.width)}, images
 
 
 class _Seeded:
