@@ -221,7 +221,7 @@ class Run:
             for step in progress.track(range(self.steps)):
                 self.pipeline.advance(self.optimizers, step)
                 self.optimizers.zero_grad_all()
-                losses = self.pipeline.get_train_loss_dict(step)[2]
+                losses = self.pipeline.get_train_loss_dict(step)[1]
                 functools.reduce(torch.add, losses.values()).backward()
                 for optimizer in self.optimizers.optimizers.values():
                     optimizer.step()
