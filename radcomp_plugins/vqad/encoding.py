@@ -41,6 +41,7 @@ class VQADEncoding(Encoding):
         codebook: [L, 2^b, k]; without entries in mode `full`.
         indices: [m] uint8 (`fixed`); without rows in the other modes.
         level: finest level that is looked up; None is all. Set for a level of detail.
+        position_gradients: whether gradients flow to positions that require them, which takes plain torch.
     """
 
     values: torch.nn.Parameter
@@ -75,6 +76,7 @@ class VQADEncoding(Encoding):
         self.features, self.bits, self.codebook_gradient, self.init_std = features, bits, codebook_gradient, init_std
         self.mode: Mode = mode
         self.level: int | None = None
+        self.position_gradients = True
         vertices, codes = octree.num_vertices, 2**bits
         self.values = self._normal(vertices if mode in ("full", "latent") else 0, features)
         self.logits = self._normal(vertices if mode == "logits" else 0, codes)
@@ -93,6 +95,8 @@ class VQADEncoding(Encoding):
     def forward(self, in_tensor: Float[Tensor, "*bs 3"]) -> Float[Tensor, "*bs k"]:
         """Features of positions in [0, 1]^3; zeros outside and where no level has a voxel."""
         points = in_tensor.reshape(-1, 3)
+        if not self.position_gradients:
+            points = points.detach()
         nodes = locate(self.octree, points, self.level)
         features = interpolate(self.table(self.touched(nodes)), self.octree, points, nodes)
         return features.view(*in_tensor.shape[:-1], self.features)

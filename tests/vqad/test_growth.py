@@ -115,7 +115,10 @@ def test_carrying_over_keeps_the_field() -> None:
     start = Octree.dense(2, 3)
     encoding = VQADEncoding(start, 16, 4, "full", init_std=1.0)
     # A field that is linear in space survives every change of grid.
-    corners = [torch.from_numpy(morton.decode(v)).float() / 2**level for v, level in zip(start.vertices, start.levels)]
+    corners = [
+        torch.from_numpy(morton.decode(v)).float() / 2**level
+        for v, level in zip(start.vertices, start.levels, strict=True)
+    ]
     slope = torch.randn(3, 16)
     encoding.values.data = torch.cat([at @ slope for at in corners])
     other = torch.tensor([[-0.5] * 3, [0.5] * 3])
