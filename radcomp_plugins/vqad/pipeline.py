@@ -13,8 +13,10 @@ from radcomp_plugins import compat
 from radcomp_plugins.core.octree import Octree
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.vqad import growth
+from radcomp_plugins.vqad.bitstream import encode_scene, sizes_of
 from radcomp_plugins.vqad.config import VqadPipelineConfig
 from radcomp_plugins.vqad.datamanager import VqadDatamanager
+from radcomp_plugins.vqad.field import scene_from_field
 from radcomp_plugins.vqad.model import VqadModel
 
 
@@ -123,8 +125,12 @@ class VqadPipeline(VanillaPipeline):
         metrics, images = model.get_image_metrics_and_images(outputs, batch)
         encoding = model.field.encoding
         if encoding.mode != "full":
-            for level, perplexity in zip(encoding.octree.levels, encoding.perplexity().tolist(), strict=True):
-                writer.put_scalar(name=f"VQ-AD/perplexity level {level}", scalar=perplexity, step=step)
+            scene = scene_from_field(model.field, model.background())
+            sizes = sizes_of(encode_scene(scene), scene)
+            for size, perplexity in zip(sizes, encoding.perplexity().tolist(), strict=True):
+                found = {"perplexity": perplexity, "bits per index": size["bits_per_index"], "bytes": size["end"]}
+                for name, value in found.items():
+                    writer.put_scalar(name=f"VQ-AD/{name} level {size['level']}", scalar=value, step=step)
         self.train()
         return {**metrics, **levels, "num_rays": int(camera.height * camera.width)}, images
 

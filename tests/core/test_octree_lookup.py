@@ -14,6 +14,7 @@ from radcomp_plugins.core.octree_lookup import (
     _locate_torch,
     corner_weights,
     interpolate,
+    interpolate_bags,
     interpolate_torch,
     locate,
 )
@@ -61,7 +62,7 @@ def test_against_the_reference(width: int, coarsest: int) -> None:
     values, points = torch.randn(octree.num_vertices, width), points_in(octree, 300)
     nodes = locate(octree, points)
     wanted = slow(octree, values.double().numpy(), points.numpy())
-    for function in (interpolate, interpolate_torch):
+    for function in (interpolate, interpolate_bags, interpolate_torch):
         assert np.abs(function(values, octree, points, nodes).numpy() - wanted).max() < 2e-5
     assert (wanted == 0).all(axis=1).any() and (wanted != 0).any()
 
