@@ -122,7 +122,11 @@ class KiloPipeline(VanillaPipeline):
         near = max(config.near_plane, self.teacher.trained_from)
         if config.box is None and config.box_from == "density":
             return boxes.find_box(self.teacher, rays, near)
-        box = boxes.given_box(tuple(map(float, config.box))) if config.box is not None else boxes.box_of_points(self.datamanager.points)
+        box = (
+            boxes.given_box(tuple(map(float, config.box)))
+            if config.box is not None
+            else boxes.box_of_points(self.datamanager.points)
+        )
         outside = boxes.check_box(box, self.teacher, rays, near)
         if outside > boxes.FEW:
             CONSOLE.print(
