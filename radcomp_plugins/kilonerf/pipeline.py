@@ -1,6 +1,7 @@
 """KiloNeRF as one ns-train run: find where the teacher has density, distil it, fine-tune on the photos."""
 
 import math
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from nerfstudio.utils.rich_utils import CONSOLE, get_progress
 from torch import Tensor
 
 from radcomp_plugins import compat
-from radcomp_plugins.distributed import distributed_step
+from radcomp_plugins.core.seeded import seeded
+from radcomp_plugins.distributed import distributed_step, process_index
 from radcomp_plugins.kilonerf import box as boxes
 from radcomp_plugins.kilonerf.config import KiloPipelineConfig
 from radcomp_plugins.kilonerf.datamanager import KiloDatamanager
@@ -141,6 +143,10 @@ class KiloPipeline(VanillaPipeline):
         optimizer = optimizers.optimizers["networks"]
         if step == first and step > 0:
             optimizer.state.clear()
+        if step >= first and torch.device(self.device).type == "cpu":
+            # Thousands of small products, one for each network and layer: torch's threads would have to meet at every
+            # one of them. On the chair 76 ms a step instead of 240.
+            torch.set_num_threads(1)
         rate = optimizers.config["networks"]["optimizer"].lr * self.rate_at(step)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -199,10 +205,9 @@ class KiloPipeline(VanillaPipeline):
                 random_share=self.config.random_directions, delta=self.config.delta_steps * self.model.grid.step,
             )  # fmt: skip
 
-    def seeded(self, index: int, purpose: int) -> Any:
-        """A context in which torch's generators depend on seed, purpose, index and rank alone."""
-        rank = self.datamanager.local_rank
-        return _Seeded((((self.config.seed * 1_000_003 + index) * 8 + purpose) * 64 + rank) % 2**63)
+    def seeded(self, index: int, purpose: int) -> AbstractContextManager[None]:
+        """A context in which torch's generators depend on seed, purpose, index and process alone."""
+        return seeded(self.config.seed, index, purpose, process_index())
 
     def get_eval_image_metrics_and_images(self, step: int) -> Any:
         """Upstream's, with what the grid has come to beside it."""
@@ -211,18 +216,3 @@ class KiloPipeline(VanillaPipeline):
         writer.put_scalar(name="KiloNeRF/occupied_voxels", scalar=int(grid.occupancy.sum()), step=step)
         writer.put_scalar(name="KiloNeRF/occupied_cells", scalar=int(grid.occupied_cells().sum()), step=step)
         return super().get_eval_image_metrics_and_images(step)
-
-
-class _Seeded:
-    """Seeds torch's generators within a block and restores them after it."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.fork = torch.random.fork_rng(devices=list(range(torch.cuda.device_count())))
-
-    def __enter__(self) -> None:
-        self.fork.__enter__()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self.fork.__exit__(*error)

@@ -1,5 +1,6 @@
 """VQ-AD as one ns-train run: find where the scene is, then train field and octree."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from radcomp_plugins import compat
 from radcomp_plugins.core.octree import Octree
+from radcomp_plugins.core.seeded import seeded
+from radcomp_plugins.distributed import process_index
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.vqad import growth
 from radcomp_plugins.vqad.bitstream import encode_scene, sizes_of
@@ -100,9 +103,9 @@ class VqadPipeline(VanillaPipeline):
             f"{octree.num_vertices:,} vertices"
         )
 
-    def seeded(self, step: int, purpose: int) -> Any:
-        """A context in which torch's generators depend on seed, purpose and step alone."""
-        return _Seeded(((self.config.seed * 1_000_003 + step) * 8 + purpose) % 2**63)
+    def seeded(self, step: int, purpose: int) -> AbstractContextManager[None]:
+        """A context in which torch's generators depend on seed, purpose, step and process alone."""
+        return seeded(self.config.seed, step, purpose, process_index())
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
         """Upstream's, with samples, levels and backgrounds that depend on seed and step alone."""
@@ -133,18 +136,3 @@ class VqadPipeline(VanillaPipeline):
                     writer.put_scalar(name=f"VQ-AD/{name} level {size['level']}", scalar=value, step=step)
         self.train()
         return {**metrics, **levels, "num_rays": int(camera.height * camera.width)}, images
-
-
-class _Seeded:
-    """Seeds torch's generators within a block and restores them after it."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.fork = torch.random.fork_rng(devices=list(range(torch.cuda.device_count())))
-
-    def __enter__(self) -> None:
-        self.fork.__enter__()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self.fork.__exit__(*error)
