@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.rays import RayBundle
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from radcomp_plugins.errors import InputError
@@ -21,8 +22,16 @@ SAMPLES = 128
 FAR_SAMPLES = 32
 """Further ones, ever farther apart, up to `FAR` times that distance: what is seen there belongs to no object."""
 FAR = 50.0
-LIGHT_LOST = 3e-4
-"""Share of the light beyond each side of the box: a few floaters are no reason for larger cells."""
+CORE_LOST = 5e-3
+"""Share of the light beyond each side of a first box: floaters are left out, and thin ends of the scene as well."""
+CORE_ROOM = 0.5
+"""Share of its sides that this box grows by on each of them before it is looked at closely."""
+BLOCKS = 32
+"""Blocks along the longest side of the grown box, in which light is gathered to tell the scene from floaters."""
+FLOATER = 0.01
+"""Share of the light below which what is apart from the rest is a floater."""
+SEEN = 0.02
+"""Weight of a sample in its ray from which it belongs to the scene."""
 MARGIN = 0.02
 """Share of the longest side that is added all around."""
 UNBOUNDED = 0.25
@@ -108,7 +117,7 @@ def _weigh(teacher: PointTeacher, rays: RayBundle, edges: Float[Tensor, "R edges
     return points, torch.exp(-(depth.cumsum(dim=-1) - depth)) * -torch.expm1(-depth)
 
 
-def box_of_light(sight: Sight, lost: float = LIGHT_LOST) -> Float[NDArray[np.float64], "2 3"]:
+def box_of_light(sight: Sight, lost: float = CORE_LOST) -> Float[NDArray[np.float64], "2 3"]:
     """The box beyond each of whose sides a share `lost` of the light comes from."""
     box = np.empty((2, 3))
     for axis in range(3):
@@ -120,6 +129,27 @@ def box_of_light(sight: Sight, lost: float = LIGHT_LOST) -> Float[NDArray[np.flo
         last = int((summed < 1.0 - lost).sum().clamp(max=len(place) - 1))
         box[:, axis] = float(place[first]), float(place[last])
     return box
+
+
+def box_without_floaters(sight: Sight, room: Float[NDArray[np.float64], "2 3"]) -> Float[NDArray[np.float64], "2 3"]:
+    """The box around all that is seen within `room`, but for what is small and apart from the rest.
+
+    A share of the light cannot tell a floater from the tip of a chair's leg: the leg hangs together with the chair.
+    """
+    chosen = sight.weights > SEEN
+    points, light = sight.points[chosen].double().cpu().numpy(), sight.weights[chosen].double().cpu().numpy()
+    if len(points) == 0:
+        return room
+    side = (room[1] - room[0]).max() / BLOCKS
+    block = np.floor((points - room[0]) / side).astype(int).clip(0, BLOCKS)
+    gathered = np.zeros((BLOCKS + 1,) * 3)
+    np.add.at(gathered, tuple(block.T), light)
+    # Rays leave gaps: blocks hang together when they touch once all of them have grown by one.
+    near = ndimage.binary_dilation(gathered > 0, np.ones((3, 3, 3)))
+    parts, count = ndimage.label(near, np.ones((3, 3, 3)))  # type: ignore[misc]  # of two results
+    share = ndimage.sum_labels(gathered, parts, np.arange(count + 1)) / gathered.sum()
+    kept = points[share[parts[tuple(block.T)]] >= min(FLOATER, share.max())]
+    return np.stack([kept.min(axis=0), kept.max(axis=0)])
 
 
 def grown(box: Float[NDArray[np.float64], "2 3"], margin: float) -> Float[NDArray[np.float64], "2 3"]:
@@ -152,10 +182,11 @@ def find_box(teacher: PointTeacher, rays: RayBundle, near: float) -> Float[NDArr
         )
     _, radius = focus_of(rays)
     near_only = Sight(sight.points[~sight.beyond], sight.weights[~sight.beyond], sight.beyond[~sight.beyond])
-    first = grown(box_of_light(near_only), 2.0 * radius / SAMPLES)
-    box = box_of_light(look_into(teacher, rays, first, near))
-    longest = float((box[1] - box[0]).max())
-    return grown(box, max(MARGIN * longest, 1e-6))
+    core = box_of_light(near_only)
+    room = CORE_ROOM * (core[1] - core[0]) + 2.0 * radius / SAMPLES
+    first = np.stack([core[0] - room, core[1] + room])
+    box = box_without_floaters(look_into(teacher, rays, first, near), first)
+    return grown(box, max(MARGIN * float((box[1] - box[0]).max()), 1e-6))
 
 
 def box_of_points(points: Float[Tensor, "P 3"] | None) -> Float[NDArray[np.float64], "2 3"]:

@@ -26,6 +26,18 @@ def test_box_is_around_what_is_seen() -> None:
     assert (box[0] <= TRUTH[0] + 0.02).all() and (box[1] >= TRUTH[1] - 0.02).all()
 
 
+def test_floaters_are_left_out_and_thin_ends_are_not() -> None:
+    class Odd(BallPoints):
+        def query_points(self, positions, directions):
+            said = super().query_points(positions, directions)
+            floater = (positions - torch.tensor([0.2, -0.2, 1.1])).norm(dim=-1) < 0.05
+            leg = (positions[:, :2].norm(dim=-1) < 0.02) & (positions[:, 2] < 0.0) & (positions[:, 2] > -0.7)
+            return type(said)(torch.where(floater | leg, 60.0, said.density), said.rgb)
+
+    box = boxes.find_box(Odd(), orbit_rays(6000), 0.1)
+    assert box[1, 2] < TRUTH[1, 2] + 0.1 and -0.8 < box[0, 2] < -0.6
+
+
 def test_what_no_camera_has_seen_does_not_count() -> None:
     class Haunted(BallPoints):
         def query_points(self, positions, directions):
