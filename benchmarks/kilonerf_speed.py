@@ -120,7 +120,8 @@ def untrained(method: str, box: NDArray[np.float64], **changes: Any) -> Any:
     """A method's model with fresh weights, in a scene box; `changes` are to its config."""
     config = dataclasses.replace(all_methods[method].pipeline.model, **changes)
     scene_box = SceneBox(aabb=torch.from_numpy(box).float())
-    return config.setup(scene_box=scene_box, num_train_data=1, metadata={}).eval()
+    with compat.lazy_lpips():
+        return config.setup(scene_box=scene_box, num_train_data=1, metadata={}).eval()
 
 
 def vanilla_on_samples(model: Any, renderer: CpuRenderer, view: View) -> dict[str, Any]:
