@@ -72,119 +72,87 @@ def _inside_cell(children, node, shift, x, y, z):  # noqa: ANN001, ANN202
     return node
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def _trace(top, children, coarsest, shift, o, d, near, far, starts, ends, nodes, place):  # noqa: ANN001, ANN202
-    """Hits of one ray, written from `place` on where `place` is not negative; returns their number.
-
-    The outer loop steps through cells of the coarsest level, the inner one through the wanted level's cells in it.
-    """
-    count = 0
+@njit(nogil=True, error_model="numpy")
+def _clip(o, d, near, far):  # noqa: ANN001, ANN202
+    """Where a ray is inside the box: first and last distance, the same where it misses."""
     begin, end = near, far
     for axis in range(3):
         if d[axis] != 0.0:
             a, b = (0.0 - o[axis]) / d[axis], (1.0 - o[axis]) / d[axis]
             begin, end = max(begin, min(a, b)), min(end, max(a, b))
         elif o[axis] < 0.0 or o[axis] > 1.0:
-            return 0
-    if not begin < end:
-        return 0
-    side, ratio = np.int64(1) << coarsest, np.int64(1) << shift
-    last = side - 1
-    x, y, z = (
-        _cell(begin, side, o[0], d[0], 0, last),
-        _cell(begin, side, o[1], d[1], 0, last),
-        _cell(begin, side, o[2], d[2], 0, last),
-    )
-    fine = side * ratio
-    while begin < end:
-        tx, ty, tz = (
-            _crossing(x, side, o[0], d[0]),
-            _crossing(y, side, o[1], d[1]),
-            _crossing(z, side, o[2], d[2]),
-        )
-        leave = min(tx, ty, tz, end)
-        root = top[(spread(x) << 2) | (spread(y) << 1) | spread(z)]
-        if root >= 0 and leave > begin:
-            x0, y0, z0 = x * ratio, y * ratio, z * ratio
-            x1, y1, z1 = x0 + ratio - 1, y0 + ratio - 1, z0 + ratio - 1
-            fx, fy, fz = (
-                _cell(begin, fine, o[0], d[0], x0, x1),
-                _cell(begin, fine, o[1], d[1], y0, y1),
-                _cell(begin, fine, o[2], d[2], z0, z1),
-            )
-            here = begin
-            while here < leave:
-                sx, sy, sz = (
-                    _crossing(fx, fine, o[0], d[0]),
-                    _crossing(fy, fine, o[1], d[1]),
-                    _crossing(fz, fine, o[2], d[2]),
-                )
-                after = min(sx, sy, sz, leave)
-                if after - here > SHORTEST:
-                    node = _inside_cell(children, root, shift, fx, fy, fz)
-                    if node >= 0:
-                        if place >= 0:
-                            starts[place + count], ends[place + count] = here, after
-                            nodes[place + count] = node
-                        count += 1
-                here = max(here, after)
-                if sx <= sy and sx <= sz:
-                    fx += 1 if d[0] > 0.0 else -1
-                    if fx < x0 or fx > x1:
-                        break
-                elif sy <= sz:
-                    fy += 1 if d[1] > 0.0 else -1
-                    if fy < y0 or fy > y1:
-                        break
-                else:
-                    fz += 1 if d[2] > 0.0 else -1
-                    if fz < z0 or fz > z1:
-                        break
-        begin = max(begin, leave)
-        if tx <= ty and tx <= tz:
-            x += 1 if d[0] > 0.0 else -1
-            if x < 0 or x > last:
-                break
-        elif ty <= tz:
-            y += 1 if d[1] > 0.0 else -1
-            if y < 0 or y > last:
-                break
-        else:
-            z += 1 if d[2] > 0.0 else -1
-            if z < 0 or z > last:
-                break
+            return near, near
+    return begin, end
+
+
+@njit(inline="always")
+def _next_cell(x, y, z, tx, ty, tz, d):  # noqa: ANN001, ANN202
+    """The cell behind the face that is reached first."""
+    if tx <= ty and tx <= tz:
+        return x + (1 if d[0] > 0.0 else -1), y, z
+    if ty <= tz:
+        return x, y + (1 if d[1] > 0.0 else -1), z
+    return x, y, z + (1 if d[2] > 0.0 else -1)
+
+
+@njit(nogil=True, error_model="numpy")
+def _trace_inside(children, root, shift, cell, side, o, d, here, leave, hits, place, count):  # noqa: ANN001, ANN202
+    """Hits in one cell of the coarsest level, `shift` levels below it; returns their number added to `count`."""
+    starts, ends, nodes = hits
+    ratio, fine = np.int64(1) << shift, side << shift
+    x0, y0, z0 = cell[0] * ratio, cell[1] * ratio, cell[2] * ratio
+    x1, y1, z1 = x0 + ratio - 1, y0 + ratio - 1, z0 + ratio - 1
+    x = _cell(here, fine, o[0], d[0], x0, x1)
+    y = _cell(here, fine, o[1], d[1], y0, y1)
+    z = _cell(here, fine, o[2], d[2], z0, z1)
+    while here < leave and x0 <= x <= x1 and y0 <= y <= y1 and z0 <= z <= z1:
+        tx, ty, tz = _crossing(x, fine, o[0], d[0]), _crossing(y, fine, o[1], d[1]), _crossing(z, fine, o[2], d[2])
+        after = min(tx, ty, tz, leave)
+        if after - here > SHORTEST:
+            node = _inside_cell(children, root, shift, x, y, z)
+            if node >= 0:
+                if place >= 0:
+                    starts[place + count], ends[place + count], nodes[place + count] = here, after, node
+                count += 1
+        here = max(here, after)
+        x, y, z = _next_cell(x, y, z, tx, ty, tz, d)
     return count
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _intersect(
-    start,
-    step,
-    counter,
-    origins,
-    directions,
-    near,
-    far,
-    top,
-    children,
-    coarsest,
-    shift,
-    offsets,
-    fill,
-    starts,
-    ends,
-    nodes,
-):  # noqa: ANN001, ANN202
+def _trace(top, children, coarsest, shift, o, d, near, far, hits, place):  # noqa: ANN001, ANN202
+    """Hits of one ray, written from `place` on where `place` is not negative; returns their number."""
+    count = 0
+    begin, end = _clip(o, d, near, far)
+    if not begin < end:
+        return 0
+    side = np.int64(1) << coarsest
+    last = side - 1
+    x = _cell(begin, side, o[0], d[0], 0, last)
+    y = _cell(begin, side, o[1], d[1], 0, last)
+    z = _cell(begin, side, o[2], d[2], 0, last)
+    while begin < end and 0 <= x <= last and 0 <= y <= last and 0 <= z <= last:
+        tx, ty, tz = _crossing(x, side, o[0], d[0]), _crossing(y, side, o[1], d[1]), _crossing(z, side, o[2], d[2])
+        leave = min(tx, ty, tz, end)
+        root = top[(spread(x) << 2) | (spread(y) << 1) | spread(z)]
+        if root >= 0 and leave > begin:
+            count = _trace_inside(children, root, shift, (x, y, z), side, o, d, begin, leave, hits, place, count)
+        begin = max(begin, leave)
+        x, y, z = _next_cell(x, y, z, tx, ty, tz, d)
+    return count
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _intersect(start, step, counter, rays, far, top, children, coarsest, shift, offsets, fill, hits):  # noqa: ANN001, ANN202
     """Count each ray's hits into offsets[r + 1], or, with `fill`, write them from offsets[r] on."""
+    origins, directions, near = rays
     while True:
         begin, end = claim_block(counter, len(origins))
         if begin == end:
             return
         for r in range(begin, end):
             place = offsets[r] if fill else np.int64(-1)
-            count = _trace(
-                top, children, coarsest, shift, origins[r], directions[r], near[r], far, starts, ends, nodes, place
-            )
+            count = _trace(top, children, coarsest, shift, origins[r], directions[r], near[r], far, hits, place)
             if not fill:
                 offsets[r + 1] = count
 
@@ -210,14 +178,14 @@ def intersect(
     level = octree.finest if level is None else level
     if origins.device.type != "cpu":
         return _intersect_torch(octree, origins, directions, near, level, far)
-    arrays = [t.detach().double().contiguous().numpy() for t in (origins, directions, near)]
+    rays = tuple(t.detach().double().contiguous().numpy() for t in (origins, directions, near))
     tables = octree.top.numpy(), octree.children.numpy(), octree.coarsest, level - octree.coarsest
     offsets = np.zeros(len(origins) + 1, np.int64)
     none = np.zeros(0, np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32)
-    run_striped(_intersect, new_counter(), *arrays, far, *tables, offsets, False, *none)
+    run_striped(_intersect, new_counter(), rays, far, *tables, offsets, False, none)
     offsets = np.cumsum(offsets)
     hits = np.empty(offsets[-1], np.float32), np.empty(offsets[-1], np.float32), np.empty(offsets[-1], np.int32)
-    run_striped(_intersect, new_counter(), *arrays, far, *tables, offsets, True, *hits)
+    run_striped(_intersect, new_counter(), rays, far, *tables, offsets, True, hits)
     return VoxelHits(*(torch.from_numpy(array) for array in (*hits, offsets)))
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from nerfstudio.field_components.encodings import Encoding
 from torch import Tensor
 
@@ -47,7 +47,7 @@ class VQADEncoding(Encoding):
     values: torch.nn.Parameter
     logits: torch.nn.Parameter
     codebook: torch.nn.Parameter
-    indices: Int[Tensor, " m"]
+    indices: UInt8[Tensor, " m"]
 
     def __init__(
         self,
@@ -134,8 +134,8 @@ class VQADEncoding(Encoding):
         return self.octree.level_of_vertices() * 2**self.bits + self.current_indices().long()
 
     @torch.no_grad()
-    def current_indices(self) -> Int[Tensor, " m"]:
-        """uint8 index of each vertex as training has it now.
+    def current_indices(self) -> UInt8[Tensor, " m"]:
+        """Index of each vertex as training has it now.
 
         Raises:
             ValueError: mode `full` has none.
