@@ -232,10 +232,11 @@ class KilonerfSpeed:
             nerfacto = untrained("nerfacto-tiny", renderer.scene.grid.box)
         rows["nerfacto-tiny"] = scaled(lambda rays: in_chunks(nerfacto, rays), view, max(share, 0.25))
         if self.teacher is not None:
-            from radcomp_plugins.teachers.load_rays import load_ray_teacher
+            from radcomp_plugins.teachers.load_points import load_point_teacher
             from radcomp_plugins.teachers.picture import teacher_picture
 
-            teacher = load_ray_teacher(self.teacher)
+            # What KiloNeRF is distilled from answers for points; all of them answer for rays as well.
+            teacher: Any = load_point_teacher(self.teacher, torch.device("cpu"))
             rows["teacher"] = scaled(lambda rays: teacher_picture(teacher, rays), view, max(share, 0.05))
         return rows
 
