@@ -79,11 +79,11 @@ vqad_paper = _spec(
 vqad_tiny = _spec(
     "vqad-tiny",
     "VQ-AD on two CPU cores in a quarter of an hour.",
-    8000,
+    10_000,
     8192,
     VqadModelConfig(
         coarsest_level=4,
-        finest_level=7,
+        finest_level=8,
         hidden_dim=48,
         compression="latent",
         quantise_from=0.6,
@@ -91,5 +91,5 @@ vqad_tiny = _spec(
         max_samples=2**16,
         eval_num_rays_per_chunk=1 << 14,
     ),
-    _optimizers(8000, {"grid": 0.03, "codebook": 0.003, "decoder": 3e-3}, 0.05),
+    _optimizers(10_000, {"grid": 0.03, "codebook": 0.01, "decoder": 3e-3}, 0.05),
 )

@@ -16,7 +16,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 
 # Fixtures of the tests of splat methods: tests/support/tiny_runs.py.
-pytest_plugins = ["tiny_runs", "tiny_students", "ray_teachers", "kilo_teachers"]
+pytest_plugins = ["tiny_runs", "tiny_students", "tiny_vqad", "ray_teachers", "kilo_teachers"]
 
 
 def checked_modules() -> list[str]:

@@ -168,4 +168,5 @@ def _before_opaque(
     weights = render_weights(density * samples.lengths, samples.ray_offsets).double()
     summed = torch.nn.functional.pad(weights.cumsum(0), (1, 0))
     before = summed[:-1] - summed[samples.ray_offsets[:-1]][rays]
-    return 1.0 - before >= field.opaque
+    # Rounding may leave a little less than nothing.
+    return (1.0 - before).clamp(min=0.0) >= field.opaque
