@@ -170,9 +170,11 @@ class KilonerfSpeed:
     def main(self) -> None:
         """Measure everything, print it, and write it."""
         config, pipeline, _, _ = compat.load_run(self.asset / "run", test_mode="test")
-        scene = pipeline.model.scene
+        model: Any = pipeline.model
+        scene = model.scene
         renderer = CpuRenderer(scene)
-        views = self.dataset_views(pipeline.datamanager.eval_dataset.cameras)
+        manager: Any = pipeline.datamanager
+        views = self.dataset_views(manager.eval_dataset.cameras)
         view = views[len(views) // 2]
         report: dict[str, Any] = {
             "schema_version": 1,

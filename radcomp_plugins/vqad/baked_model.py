@@ -69,6 +69,7 @@ class BakedVqadModel(Model):
         # Not among the parameters: nothing may train it, and no checkpoint holds it.
         self._fields = [drawable(self.decoded, self.config.opaque)]
         self.register_buffer("background", torch.from_numpy(self.decoded.scene.background.copy()), persistent=False)
+        self.background: Tensor
         shown = levels[-1] if self.config.level is None else self.config.level
         self.level = ViewerSlider(
             "Level", shown, levels[0], levels[-1], 1, hint="Draw with the levels up to this, as a cut file would",

@@ -124,7 +124,12 @@ class VQADEncoding(Encoding):
             rows = torch.arange(self.octree.num_vertices, device=self.codebook.device)
         held = self.logits if self.mode == "logits" else self.values
         table, self._commitment = choose(
-            held, self.codebook, rows, self.octree.vertex_starts, self.mode, self.codebook_gradient
+            held,
+            self.codebook,
+            rows,
+            self.octree.vertex_starts,
+            self.mode,
+            self.codebook_gradient,  # pyright: ignore
         )
         self.last_touched = rows
         return table

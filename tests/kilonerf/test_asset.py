@@ -56,7 +56,8 @@ def test_exported_run_shows_the_asset(asset: Path) -> None:
         model.get_loss_dict({}, {})
     assert model.get_param_groups() == {}
     model.panel.show.value = "networks"
-    camera = pipeline.datamanager.eval_dataset.cameras[0:1]
+    manager: Any = pipeline.datamanager
+    camera = manager.eval_dataset.cameras[0:1]
     assert model.get_outputs_for_camera(camera)["rgb"].shape == (32, 32, 3)
 
 

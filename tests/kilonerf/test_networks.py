@@ -107,6 +107,7 @@ def test_points_have_gradients_too():
     step[7, 1] = 1e-6
     with torch.no_grad():
         up, down = (networks.grouped(points + sign * step, directions, ids)[0].sum() for sign in (1, -1))
+    assert points.grad is not None
     assert float(points.grad[7, 1]) == pytest.approx(float((up - down) / 2e-6), rel=1e-4)
 
 

@@ -63,7 +63,11 @@ def test_kernel_and_twin_find_what_a_loop_finds(grid: KiloGrid, levels: torch.Te
     different = 0
     for ray in range(len(origins)):
         truth = slow(
-            *(t[ray].double().numpy() for t in (origins, directions)), float(phase[ray]), float(stop[ray]), grid, levels
+            *(t[ray].double().numpy() for t in (origins, directions)),
+            float(phase[ray]),
+            float(stop[ray]),
+            grid,
+            levels,  # pyright: ignore
         )
         for got in (fast, twin):
             part = got.distance[got.ray_offsets[ray] : got.ray_offsets[ray + 1]]

@@ -49,7 +49,11 @@ def interpreted():
 
 def marched(module, tensors, most):
     rays = march_torch.enter_rays(
-        tensors, *map(torch.from_numpy, sphere_rays(300)), torch.full((300,), 0.2), torch.full((300,), torch.inf), 0.05
+        tensors,
+        *map(torch.from_numpy, sphere_rays(300)),
+        torch.full((300,), 0.2),
+        torch.full((300,), torch.inf),
+        0.05,  # pyright: ignore
     )
     active = torch.arange(0, len(rays.ids), 2)
     first = module.march(tensors, rays, active, 0.05, most)

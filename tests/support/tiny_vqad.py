@@ -102,7 +102,7 @@ def vqad_config(data: Path, output_dir: Path, steps: int = 40, **model: Any) -> 
 
     from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-    from radcomp_plugins.method_configs.vqad import vqad_tiny
+    from method_configs.vqad import vqad_tiny
 
     config: Any = copy.deepcopy(vqad_tiny.config)
     config.output_dir, config.experiment_name, config.timestamp = output_dir, "tiny", "t"

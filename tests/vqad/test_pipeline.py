@@ -83,7 +83,7 @@ def test_one_process_only(tmp_path: Path, ball_data: Path) -> None:
 
 
 def test_presets_are_on_the_menu() -> None:
-    from radcomp_plugins.method_configs import vqad as menu
+    from method_configs import vqad as menu
 
     paper: Any = menu.vqad_paper.config.pipeline.model
     assert (paper.coarsest_level, paper.finest_level, paper.features, paper.hidden_dim) == (5, 8, 16, 128)
