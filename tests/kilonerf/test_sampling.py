@@ -64,9 +64,9 @@ def test_kernel_and_twin_find_what_a_loop_finds(grid: KiloGrid, levels: torch.Te
     for ray in range(len(origins)):
         truth = slow(
             *(t[ray].double().numpy() for t in (origins, directions)),
-            float(phase[ray]),
-            float(stop[ray]),
-            grid,
+            float(phase[ray]),  # pyright: ignore
+            float(stop[ray]),  # pyright: ignore
+            grid,  # pyright: ignore
             levels,  # pyright: ignore
         )
         for got in (fast, twin):

@@ -51,8 +51,8 @@ def marched(module, tensors, most):
     rays = march_torch.enter_rays(
         tensors,
         *map(torch.from_numpy, sphere_rays(300)),
-        torch.full((300,), 0.2),
-        torch.full((300,), torch.inf),
+        torch.full((300,), 0.2),  # pyright: ignore
+        torch.full((300,), torch.inf),  # pyright: ignore
         0.05,  # pyright: ignore
     )
     active = torch.arange(0, len(rays.ids), 2)
