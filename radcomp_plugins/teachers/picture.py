@@ -1,14 +1,14 @@
 """Pictures by a teacher of rays."""
 
+from typing import Any
+
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 
-from radcomp_plugins.teachers.rays import RayTeacher
 
-
-def teacher_picture(teacher: RayTeacher, bundle: RayBundle) -> Tensor:
-    """The teacher's colours [N, 3] of rays, on its own background."""
+def teacher_picture(teacher: Any, bundle: RayBundle) -> Tensor:
+    """The colours [N, 3] that a `RayTeacher` gives to rays, on its own background."""
     flat, parts = bundle.flatten(), []
     for begin in range(0, len(flat), 8192):
         taught = teacher.query_rays(flat[begin : begin + 8192])

@@ -319,7 +319,7 @@ def _weights(density: Float[Tensor, "R S"], distances: Float[Tensor, "R S"]) -> 
 
 
 def sample_pdf(
-    edges: Float[Tensor, "R bins+1"], weights: Float[Tensor, "R bins"], count: int, jitter: bool = False
+    edges: Float[Tensor, "R edges"], weights: Float[Tensor, "R bins"], count: int, jitter: bool = False
 ) -> Float[Tensor, "R count"]:
     """Distances at even quantiles of a histogram (Mildenhall et al. 2020, Sec. 5.2), random ones with jitter."""
     share = weights + 1e-5

@@ -68,10 +68,10 @@ def run_with(
 
 
 def test_box_that_is_given_is_taken(
-    tmp_path: Path, with_teacher: Any, ball_data: Path, plain_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, with_teacher: Any, kilo_ball_data: Path, plain_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     box = (-0.2, -0.8, -0.8, 0.9, 0.8, 0.8)
-    trainer = run_with(tmp_path, with_teacher, ball_data, BallPoints(), plain_checkpoint, box=box)
+    trainer = run_with(tmp_path, with_teacher, kilo_ball_data, BallPoints(), plain_checkpoint, box=box)
     grid = trainer.pipeline.model.grid
     assert grid.box[0, 1] <= -0.79 and grid.box[0, 0] > -0.5
     assert "comes from outside of the box" in " ".join(capsys.readouterr().out.split())
@@ -89,32 +89,38 @@ def test_box_that_is_given_is_taken(
     ],
 )
 def test_what_cannot_be_distilled_is_told(
-    tmp_path: Path, with_teacher: Any, ball_data: Path, plain_checkpoint: Path, teacher: Any, model: dict, told: str
+    tmp_path: Path,
+    with_teacher: Any,
+    kilo_ball_data: Path,
+    plain_checkpoint: Path,
+    teacher: Any,
+    model: dict,
+    told: str,
 ) -> None:
     with pytest.raises(InputError, match=told) as error:
-        run_with(tmp_path, with_teacher, ball_data, teacher, plain_checkpoint, **model)
+        run_with(tmp_path, with_teacher, kilo_ball_data, teacher, plain_checkpoint, **model)
     assert "\n" not in str(error.value)
 
 
 def test_more_networks_than_memory(
-    tmp_path: Path, with_teacher: Any, ball_data: Path, plain_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, with_teacher: Any, kilo_ball_data: Path, plain_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from radcomp_plugins.kilonerf import memory
 
     monkeypatch.setattr(memory, "free_bytes", lambda device: 3_000_000)
     monkeypatch.setattr(memory, "COPIES", 500)
     with pytest.raises(InputError, match="networks need .* GB to train"):
-        run_with(tmp_path, with_teacher, ball_data, BallPoints(), plain_checkpoint)
+        run_with(tmp_path, with_teacher, kilo_ball_data, BallPoints(), plain_checkpoint)
 
 
-def test_teachers_that_answer_no_point_queries(tmp_path: Path, ball_data: Path, teacher_run: Path) -> None:
+def test_teachers_that_answer_no_point_queries(tmp_path: Path, kilo_ball_data: Path, teacher_run: Path) -> None:
     with pytest.raises(InputError, match="splat models"):
-        train(kilo_config(tmp_path, teacher_run, ball_data))
+        train(kilo_config(tmp_path, teacher_run, kilo_ball_data))
 
 
-def test_plain_checkpoints_are_read_and_placed(tmp_path: Path, ball_data: Path, plain_checkpoint: Path) -> None:
+def test_plain_checkpoints_are_read_and_placed(tmp_path: Path, kilo_ball_data: Path, plain_checkpoint: Path) -> None:
     """An untrained NeRF is fog everywhere: all that is asked of it is to be asked."""
-    config = kilo_config(tmp_path, plain_checkpoint, ball_data, steps=2)
+    config = kilo_config(tmp_path, plain_checkpoint, kilo_ball_data, steps=2)
     config.pipeline.model.box = (-0.6, -0.6, -0.6, 0.6, 0.6, 0.6)
     config.pipeline.datamanager.dataparser.scale_factor = 0.5
     teacher: Any = train(config).pipeline.teacher
@@ -129,21 +135,21 @@ def test_bare_checkpoint_knows_no_dataset(tmp_path: Path, plain_checkpoint: Path
 
 @pytest.mark.parametrize("overlap", [0.2])
 def test_overlapping_networks_train(
-    tmp_path: Path, with_teacher: Any, ball_data: Path, plain_checkpoint: Path, overlap: float
+    tmp_path: Path, with_teacher: Any, kilo_ball_data: Path, plain_checkpoint: Path, overlap: float
 ) -> None:
-    trainer = run_with(tmp_path, with_teacher, ball_data, BallPoints(), plain_checkpoint, overlap=overlap)
+    trainer = run_with(tmp_path, with_teacher, kilo_ball_data, BallPoints(), plain_checkpoint, overlap=overlap)
     assert trainer.pipeline.model.grid.overlap == overlap
 
 
 @pytest.mark.slow
 def test_training_draws_the_balls(
-    tmp_path: Path, with_teacher: Any, ball_data: Path, plain_checkpoint: Path
+    tmp_path: Path, with_teacher: Any, kilo_ball_data: Path, plain_checkpoint: Path
 ) -> None:  # fmt: skip
     """From scratch against distilled, and what fine-tuning adds, on held-out pictures."""
     use, scores = with_teacher, {}
     use(BallPoints())
     for name, share, steps in (("distilled", 1.0, 250), ("tuned", 0.5, 500), ("scratch", 0.0, 250)):
-        config = kilo_config(tmp_path / name, plain_checkpoint, ball_data, steps=steps, distill_share=share)
+        config = kilo_config(tmp_path / name, plain_checkpoint, kilo_ball_data, steps=steps, distill_share=share)
         config.steps_per_save = 10**9
         config.optimizers["networks"]["optimizer"].lr = 5e-3
         trainer = train(config)

@@ -99,7 +99,7 @@ def yenchen_tensors(width: int = 32, depth: int = 8, skip: int = 4, seed: int = 
 
 
 @pytest.fixture(scope="session")
-def ball_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kilo_ball_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`write_balls`."""
     return write_balls(tmp_path_factory.mktemp("balls") / "data")
 
@@ -141,14 +141,14 @@ def give_teacher(patch: pytest.MonkeyPatch, teacher: Any) -> None:
 
 
 @pytest.fixture(scope="session")
-def kilo_trainer(tmp_path_factory: pytest.TempPathFactory, plain_checkpoint: Path, ball_data: Path) -> Any:
+def kilo_trainer(tmp_path_factory: pytest.TempPathFactory, plain_checkpoint: Path, kilo_ball_data: Path) -> Any:
     """The trainer of a finished KiloNeRF run of the balls, of eight steps, five of distillation.
 
     Its teacher's path is that of a plain NeRF, which is not what taught it.
     """
     with pytest.MonkeyPatch.context() as patch:
         give_teacher(patch, BallPoints())
-        return train(kilo_config(tmp_path_factory.mktemp("kilo"), plain_checkpoint, ball_data))
+        return train(kilo_config(tmp_path_factory.mktemp("kilo"), plain_checkpoint, kilo_ball_data))
 
 
 @pytest.fixture
