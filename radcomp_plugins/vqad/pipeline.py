@@ -107,7 +107,7 @@ class VqadPipeline(VanillaPipeline):
         """A context in which torch's generators depend on seed, purpose, step and process alone."""
         return seeded(self.config.seed, step, purpose, process_index())
 
-    def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
+    def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
         """Upstream's, with samples, levels and backgrounds that depend on seed and step alone."""
         with self.seeded(step, 0):
             return super().get_train_loss_dict(step)

@@ -18,7 +18,7 @@ from radcomp_plugins.kilonerf.baked_config import BakedKiloModelConfig
 @pytest.fixture(scope="module")
 def asset(kilo_trainer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("asset") / "balls"
-    export_run(kilo_trainer.base_dir, folder)
+    export_run(kilo_trainer.base_dir, folder, precision="fp16")
     return folder
 
 
@@ -70,7 +70,7 @@ def test_asset_and_run_may_move_together(asset: Path, tmp_path: Path) -> None:
 
 
 def test_same_run_same_bytes(asset: Path, kilo_trainer: Any, tmp_path: Path) -> None:
-    export_run(kilo_trainer.base_dir, tmp_path / "again", with_quality=False)
+    export_run(kilo_trainer.base_dir, tmp_path / "again", precision="fp16", with_quality=False)
     assert (tmp_path / "again/scene.safetensors").read_bytes() == (asset / "scene.safetensors").read_bytes()
     assert json.loads((tmp_path / "again/manifest.json").read_text())["quality"] is None
 
