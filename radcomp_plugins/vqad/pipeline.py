@@ -104,7 +104,7 @@ class VqadPipeline(VanillaPipeline):
         """A context in which torch's generators depend on seed, purpose and step alone."""
         return _Seeded(((self.config.seed * 1_000_003 + step) * 8 + purpose) % 2**63)
 
-    def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
+    def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
         """Upstream's, with samples, levels and backgrounds that depend on seed and step alone."""
         with self.seeded(step, 0):
             return super().get_train_loss_dict(step)
