@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from radcomp_plugins.core.files import write_json
 from radcomp_plugins.core.octree import Octree, dilate, voxels_of_points
@@ -68,7 +68,7 @@ def surface_points(mesh: Mesh, count: int, rng: np.random.Generator) -> tuple[np
     return mesh.corners[pick, 0] + a * sides[pick, 0] + b * sides[pick, 1], mesh.normals[pick]
 
 
-def signed_distance(mesh: Mesh, tree: cKDTree, points: np.ndarray) -> np.ndarray:
+def signed_distance(mesh: Mesh, tree: KDTree, points: np.ndarray) -> np.ndarray:
     """Distance to the nearest triangle, negative inside."""
     _, near = tree.query(points, k=_CANDIDATES)
     offset = points[:, None] - _closest_points(mesh.corners[near], points[:, None])
@@ -181,7 +181,7 @@ class VqadSdf:
         """Measure all, write sdf.json, and return what it holds."""
         rng = np.random.default_rng(self.seed)
         mesh = bumpy_torus()
-        tree = cKDTree(mesh.corners.mean(axis=1))
+        tree = KDTree(mesh.corners.mean(axis=1))
         surface, _ = surface_points(mesh, 400_000, rng)
         side = 2**self.finest_level
         voxels = dilate(voxels_of_points(torch.from_numpy(surface), self.finest_level), self.finest_level, 1)

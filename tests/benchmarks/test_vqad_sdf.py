@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from benchmarks.vqad_sdf import Mesh, VqadSdf, bumpy_torus, signed_distance, surface_points
 
@@ -20,7 +20,7 @@ def test_distances_by_hand() -> None:
     mesh = tetrahedron()
     points = np.array([[0.1, 0.3, 0.3], [0.25, 0.3, 0.3], [0.1, 0.1, 0.1], [0.9, 0.2, 0.2], [0.5, 0.1, 0.1]])
     wanted = [0.1, -0.05, np.sqrt(0.03), 0.1, np.sqrt(0.02)]
-    assert np.allclose(signed_distance(mesh, cKDTree(mesh.corners.mean(axis=1)), points), wanted)
+    assert np.allclose(signed_distance(mesh, KDTree(mesh.corners.mean(axis=1)), points), wanted)
 
 
 def test_the_torus_is_closed_and_faces_outwards() -> None:
@@ -28,7 +28,7 @@ def test_the_torus_is_closed_and_faces_outwards() -> None:
     six_volumes = np.einsum("ti,ti->t", mesh.corners[:, 0], np.cross(mesh.corners[:, 1], mesh.corners[:, 2]))
     assert 0.5 * (2 * np.pi**2 * 0.3 * 0.12**2) < six_volumes.sum() / 6 < 1.5 * (2 * np.pi**2 * 0.3 * 0.12**2)
     at, normals = surface_points(mesh, 200, np.random.default_rng(0))
-    tree = cKDTree(mesh.corners.mean(axis=1))
+    tree = KDTree(mesh.corners.mean(axis=1))
     assert np.allclose(signed_distance(mesh, tree, at), 0, atol=1e-9)
     assert (signed_distance(mesh, tree, at + 1e-3 * normals) > 0).all()
     assert (signed_distance(mesh, tree, at - 1e-3 * normals) < 0).all()
