@@ -43,16 +43,16 @@ def build(path: Path, **fields: Any) -> BakedVqadModel:
 
 
 def shown(model: BakedVqadModel) -> torch.Tensor:
-    camera = orbit_camera(model.decoded.scene.box, 30, 20, 1.5, SIZE)
+    camera = orbit_camera(model.decoded.scene.box, 30.0, 20.0, 1.5, SIZE)
     return model.get_outputs_for_camera(camera)["rgb"]
 
 
 def test_draws_what_the_scene_in_memory_looks_like(scene, asset) -> None:
     model = build(asset)
-    wanted = picture(scene, orbit_camera(scene.box, 30, 20, 1.5, SIZE))
+    wanted = picture(scene, orbit_camera(scene.box, 30.0, 20.0, 1.5, SIZE))
     assert torch.equal(shown(model), wanted)
     assert wanted.std() > 0.02
-    outputs = model.get_outputs_for_camera(orbit_camera(scene.box, 30, 20, 1.5, SIZE))
+    outputs = model.get_outputs_for_camera(orbit_camera(scene.box, 30.0, 20.0, 1.5, SIZE))
     assert outputs["depth"].shape == outputs["accumulation"].shape == (SIZE, SIZE, 1)
     # Upstream has an empty one, to know what device it is on.
     assert all(parameter.numel() == 0 for parameter in [*model.parameters(), *model.state_dict().values()])
@@ -65,7 +65,7 @@ def test_every_level_is_bit_for_bit_its_prefix_and_the_truncated_scene(scene, as
         cut = tmp_path / "cut.vqad"
         cut.write_bytes(data[: chunks[place].end])
         asked, prefix = shown(build(asset, level=level.level)), shown(build(cut))
-        truncated = picture(scene.truncated(level.level), orbit_camera(scene.box, 30, 20, 1.5, SIZE))
+        truncated = picture(scene.truncated(level.level), orbit_camera(scene.box, 30.0, 20.0, 1.5, SIZE))
         assert torch.equal(asked, prefix) and torch.equal(prefix, truncated)
     assert not torch.equal(shown(build(asset, level=2)), shown(build(asset)))
 
