@@ -73,7 +73,8 @@ class VQADEncoding(Encoding):
         if not 1 <= bits <= 8 or features < 1:
             raise ValueError(f"bits {bits}, features {features}: expected 1 to 8, and 1 or more")
         self.octree = octree
-        self.features, self.bits, self.codebook_gradient, self.init_std = features, bits, codebook_gradient, init_std
+        self.features, self.bits, self.init_std = features, bits, init_std
+        self.codebook_gradient: CodebookGradient = codebook_gradient
         self.mode: Mode = mode
         self.level: int | None = None
         self.position_gradients = True

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytest
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
@@ -35,10 +34,9 @@ def bundle(count: int) -> RayBundle:
     return RayBundle(origins, directions, 1e-4 * ones, camera_indices=ones.long(), nears=ones, fars=5.0 * ones)
 
 
-@pytest.mark.xfail(reason="a second step goes back through the first one's graph: not understood yet", strict=True)
 def test_it_learns_through_codebooks() -> None:
     model = small_model()
-    rays, target = bundle(128), torch.tensor([0.9, 0.2, 0.1]).expand(128, 3)
+    target = torch.tensor([0.9, 0.2, 0.1]).expand(128, 3)
     groups = model.get_param_groups()
     rates = {"fields": 1e-2, "proposal_networks": 1e-2, "vq_grid": 0.1}
     optimizer = torch.optim.Adam([{"params": groups[name], "lr": rate} for name, rate in rates.items()])
@@ -46,7 +44,8 @@ def test_it_learns_through_codebooks() -> None:
     before, history = encoding.current_indices(), []
     model.train()
     for _ in range(25):
-        outputs = model(rays)
+        # The camera optimizer writes into the rays it is given.
+        outputs = model(bundle(128))
         loss = sum(
             model.get_loss_dict(outputs, {"image": target}, model.get_metrics_dict(outputs, {"image": target})).values()
         )
