@@ -383,3 +383,29 @@ def exp(x):  # noqa: ANN001, ANN201
 def sigmoid(x):  # noqa: ANN001, ANN201
     """1 / (1 + exp(-x)) of each lane."""
     return np.float32(1.0) / (np.float32(1.0) + exp(np.float32(0.0) - x))
+
+
+_ONE = np.float32(1.0)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def sine(x):
+    """Sine for |x| <= 1.25: its Taylor polynomial of degree 11, error 3e-9. Of a vector or a float."""
+    y = x * x
+    p = y * np.float32(-1 / 39916800) + np.float32(1 / 362880)
+    p = p * y + np.float32(-1 / 5040)
+    p = p * y + np.float32(1 / 120)
+    p = p * y + np.float32(-1 / 6)
+    return x * (p * y + _ONE)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def cosine(x):
+    """Cosine for |x| <= 1.25: its Taylor polynomial of degree 12, error 3e-10. Of a vector or a float."""
+    y = x * x
+    p = y * np.float32(1 / 479001600) + np.float32(-1 / 3628800)
+    p = p * y + np.float32(1 / 40320)
+    p = p * y + np.float32(-1 / 720)
+    p = p * y + np.float32(1 / 24)
+    p = p * y + np.float32(-0.5)
+    return p * y + _ONE

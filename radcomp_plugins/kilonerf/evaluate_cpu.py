@@ -39,29 +39,6 @@ def pack_weights(weights: dict[str, NDArray[np.float32]], shape: NetworkShape) -
     return np.ascontiguousarray(np.concatenate(parts, axis=1), np.float32)
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _sine(x):
-    """Sine for |x| <= 1.25: its Taylor polynomial of degree 11, error 3e-9."""
-    y = x * x
-    p = y * np.float32(-1 / 39916800) + np.float32(1 / 362880)
-    p = p * y + np.float32(-1 / 5040)
-    p = p * y + np.float32(1 / 120)
-    p = p * y + np.float32(-1 / 6)
-    return x * (p * y + _F1)
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _cosine(x):
-    """Cosine for |x| <= 1.25: its Taylor polynomial of degree 12, error 3e-10."""
-    y = x * x
-    p = y * np.float32(1 / 479001600) + np.float32(-1 / 3628800)
-    p = p * y + np.float32(1 / 40320)
-    p = p * y + np.float32(-1 / 720)
-    p = p * y + np.float32(1 / 24)
-    p = p * y + np.float32(-0.5)
-    return p * y + _F1
-
-
 @njit(nogil=True, cache=True)
 def _encode(x, row, octaves, used):
     """Write the sines and cosines of the three rows from `row` on behind them, as `networks.encode` orders them.
@@ -71,7 +48,7 @@ def _encode(x, row, octaves, used):
     for axis in range(3):
         for at in range((row + axis) * BLOCK, (row + axis) * BLOCK + used, _L):
             v = simd.load(x, at)
-            s, c = _sine(v), _cosine(v)
+            s, c = simd.sine(v), simd.cosine(v)
             to = at + 3 * BLOCK
             for _ in range(octaves):
                 simd.store(x, to, s)

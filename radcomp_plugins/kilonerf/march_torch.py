@@ -97,7 +97,7 @@ def enter_rays(
     last = ((t1 - starts) / step - 0.5).floor()
     ids = ((t1 > t0) & ~beside & (first <= last) & (last < _MOST_STEPS)).nonzero()[:, 0]
     kept = (x[ids].contiguous() for x in (origins, directions, starts))
-    return Rays(ids, *kept, first[ids].long(), last[ids].long())  # pyright: ignore
+    return Rays(ids, *kept, first[ids].long(), last[ids].long())  # pyright: ignore[reportCallIssue]
 
 
 def march(

@@ -144,7 +144,7 @@ class CpuRenderer:
         step = np.float32(self.scene.grid.step / settings.steps)
 
         def enter(rays: NDArray[np.int64], *out: NDArray) -> int:
-            return enter_rays(rays, *arrays, step, self._low, self._high, *out)  # pyright: ignore
+            return enter_rays(rays, *arrays, step, self._low, self._high, *out)  # pyright: ignore[reportCallIssue]
 
         return self._draw(len(origins), enter, settings, None)
 
@@ -204,7 +204,7 @@ class CpuRenderer:
         parts: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
 
         def enter(rays: NDArray[np.int64], *out: NDArray) -> int:
-            return enter_rays(rays, *arrays, step, self._low, self._high, *out)  # pyright: ignore
+            return enter_rays(rays, *arrays, step, self._low, self._high, *out)  # pyright: ignore[reportCallIssue]
 
         self._draw(len(origins), enter, settings, parts)
         rays = np.concatenate([np.zeros(0, np.int64), *(ray for ray, _ in parts)])

@@ -58,7 +58,7 @@ def _march_kernel(
     jz = (1.0 / step) / tl.where(tl.abs(dz) > 1e-6, dz, small_z)
     taken = tl.zeros([block], tl.int32)
     goes = here & (k <= end)
-    while tl.max(goes.to(tl.int32), axis=0) > 0:  # pyright: ignore
+    while tl.max(goes.to(tl.int32), axis=0) > 0:  # pyright: ignore[reportOperatorIssue]
         t = start + (k.to(tl.float32) + 0.5) * step
         x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
         ix = tl.minimum(tl.maximum(x.to(tl.int32), 0), 4 * bx - 1)
@@ -95,10 +95,10 @@ def march(
     away = torch.full((count, most), torch.inf, device=scene.device)
     networks = torch.full((count, most), -1, device=scene.device)
     positions = torch.zeros(count, most, 3, device=scene.device)
-    _march_kernel[(triton.cdiv(count, _RAYS),)](  # pyright: ignore
+    _march_kernel[(triton.cdiv(count, _RAYS),)](  # pyright: ignore[reportCallIssue]
         active, rays.origins, rays.directions, rays.starts, rays.first, rays.last, scene.distance, scene.voxels,
         scene.lookup.ids, away, networks, positions, count, step, *scene.numbers, *scene.bricks, *grid.cells,
-        grid.voxels_per_cell, most, _RAYS,  # pyright: ignore
+        grid.voxels_per_cell, most, _RAYS,  # pyright: ignore[reportCallIssue]
     )  # fmt: skip
     return away, networks, positions
 
@@ -163,7 +163,7 @@ def _evaluate_kernel(
     )
     h = tl.maximum(h + tl.load(b2 + network * width + unit)[None, :], 0.0)
     channel = tl.arange(0, 16)
-    c = tl.dot(h, _matrix(w3 + network * width * 3, width, 3, width, 16), input_precision=precision)  # pyright: ignore
+    c = tl.dot(h, _matrix(w3 + network * width * 3, width, 3, width, 16), input_precision=precision)  # pyright: ignore[reportArgumentType]
     c += tl.load(b3 + network * 3 + channel, mask=channel < 3, other=0.0)[None, :]
     c = tl.where(channel[None, :] < 3, 1.0 / (1.0 + tl.exp(-c)), alpha[:, None])
     tl.store(out + 4 * lane[:, None] + channel[None, :], c, mask=here[:, None] & (channel[None, :] < 4))
@@ -190,9 +190,9 @@ def evaluate(
         scene.weights[f"{layer}.{kind}"] for layer in shape.folded_layers() for kind in ("weight", "bias")
     ]  # fmt: skip
     _evaluate_kernel[(programs,)](
-        order, first_block, starts, local.contiguous(), directions.contiguous(), out, *arrays, networks, steps,  # pyright: ignore
-        shape.position_size, shape.direction_size, shape.width,  # pyright: ignore
-        max(triton.next_power_of_2(shape.position_size), 16), max(triton.next_power_of_2(shape.direction_size), 16),  # pyright: ignore
-        _BLOCK, _PRECISION,  # pyright: ignore
+        order, first_block, starts, local.contiguous(), directions.contiguous(), out, *arrays, networks, steps,  # pyright: ignore[reportCallIssue]
+        shape.position_size, shape.direction_size, shape.width,  # pyright: ignore[reportCallIssue]
+        max(triton.next_power_of_2(shape.position_size), 16), max(triton.next_power_of_2(shape.direction_size), 16),  # pyright: ignore[reportCallIssue]
+        _BLOCK, _PRECISION,  # pyright: ignore[reportCallIssue]
     )  # fmt: skip
     return out

@@ -278,7 +278,7 @@ class LevelCoder:
         sides = [(grid.touching(voxels), 256)]
         if self.last is not None:
             above = np.searchsorted(self._last_vertices, vertices >> 3)
-            sides.append((self.last.indices[above], 2**self.last.bits))  # pyright: ignore
+            sides.append((self.last.indices[above], 2**self.last.bits))  # pyright: ignore[reportArgumentType]
         same = np.arange(2**bits + 1)
         causal = [(place, same) for place in grid.behind()]
         first = len(sides)

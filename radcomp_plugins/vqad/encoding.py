@@ -130,7 +130,7 @@ class VQADEncoding(Encoding):
             rows,
             self.octree.vertex_starts,
             self.mode,
-            self.codebook_gradient,  # pyright: ignore
+            self.codebook_gradient,  # pyright: ignore[reportArgumentType]
         )
         self.last_touched = rows
         return table

@@ -2,38 +2,19 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import done, run
 
 pytestmark = pytest.mark.slow
 
-TIMEOUT = 900
 SMALL = (
     "--pipeline.model.grid-longest", 6, "--pipeline.model.voxels-per-cell", 8, "--pipeline.pool-points", 64,
     "--pipeline.search-rays", 512, "--pipeline.datamanager.train-num-rays-per-batch", 512, "--vis", "tensorboard",
     "--steps-per-eval-image", 1000,
 )  # fmt: skip
-
-
-def run(folder: Path, name: str, *args: object) -> subprocess.CompletedProcess:
-    path = Path(sys.executable).with_name(name)
-    if not path.exists():
-        pytest.skip(f"no {name} beside {sys.executable}")
-    folder.mkdir(exist_ok=True)
-    environment = {**os.environ, "TORCH_HOME": str(folder / "torch"), "COLUMNS": "200"}
-    return subprocess.run(
-        [str(path), *map(str, args)], cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT,
-        stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
-def done(result: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result
 
 
 @pytest.fixture(scope="module")

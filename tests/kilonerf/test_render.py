@@ -40,8 +40,8 @@ def test_nears_and_fars_are_passed_on():
     scene, _ = shell_scene(NetworkShape(width=4))
     rays = [torch.from_numpy(array) for array in sphere_rays(50)]
     for renderer in (Renderer(scene), elsewhere(Renderer(scene))):
-        assert int(renderer.rays(*rays, torch.full((50,), 9.0))["samples"].max()) == 0  # pyright: ignore
-        assert int(renderer.rays(*rays, None, torch.full((50,), 0.5))["samples"].max()) == 0  # pyright: ignore
+        assert int(renderer.rays(*rays, torch.full((50,), 9.0))["samples"].max()) == 0  # pyright: ignore[reportCallIssue]
+        assert int(renderer.rays(*rays, None, torch.full((50,), 0.5))["samples"].max()) == 0  # pyright: ignore[reportCallIssue]
 
 
 def test_rays_of_a_camera_by_hand():

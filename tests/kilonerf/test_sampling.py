@@ -64,10 +64,10 @@ def test_kernel_and_twin_find_what_a_loop_finds(grid: KiloGrid, levels: torch.Te
     for ray in range(len(origins)):
         truth = slow(
             *(t[ray].double().numpy() for t in (origins, directions)),
-            float(phase[ray]),  # pyright: ignore
-            float(stop[ray]),  # pyright: ignore
-            grid,  # pyright: ignore
-            levels,  # pyright: ignore
+            float(phase[ray]),  # pyright: ignore[reportCallIssue]
+            float(stop[ray]),  # pyright: ignore[reportCallIssue]
+            grid,  # pyright: ignore[reportCallIssue]
+            levels,  # pyright: ignore[reportCallIssue]
         )
         for got in (fast, twin):
             part = got.distance[got.ray_offsets[ray] : got.ray_offsets[ray + 1]]

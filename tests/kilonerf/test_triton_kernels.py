@@ -51,9 +51,9 @@ def marched(module, tensors, most):
     rays = march_torch.enter_rays(
         tensors,
         *map(torch.from_numpy, sphere_rays(300)),
-        torch.full((300,), 0.2),  # pyright: ignore
-        torch.full((300,), torch.inf),  # pyright: ignore
-        0.05,  # pyright: ignore
+        torch.full((300,), 0.2),  # pyright: ignore[reportCallIssue]
+        torch.full((300,), torch.inf),  # pyright: ignore[reportCallIssue]
+        0.05,  # pyright: ignore[reportCallIssue]
     )
     active = torch.arange(0, len(rays.ids), 2)
     first = module.march(tensors, rays, active, 0.05, most)

@@ -156,7 +156,7 @@ def test_commitment_by_hand() -> None:
     commitment = made.commitment()
     assert float(commitment) == pytest.approx(float(wanted), rel=1e-5)
     commitment.backward()
-    pull = 2 * (made.values - codes)[rows] / (len(rows) * 16)  # pyright: ignore
+    pull = 2 * (made.values - codes)[rows] / (len(rows) * 16)  # pyright: ignore[reportArgumentType]
     assert torch.allclose(made.values.grad[rows], pull, atol=1e-7)  # type: ignore[index]
     assert made.codebook.grad is None or not bool(made.codebook.grad.any())
     assert float(made.commitment()) == 0.0
