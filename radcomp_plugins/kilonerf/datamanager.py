@@ -1,22 +1,18 @@
-"""nerfstudio's datamanager for rays, with pixels that depend on the step alone."""
-
-from typing import Any
+"""The datamanager of rays, which also says what else the dataset knows of the scene."""
 
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.rays import RayBundle
-from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
-from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
 from radcomp_plugins.kilonerf.config import KiloDatamanagerConfig
+from radcomp_plugins.seeded_rays import SeededDataManager
 
 
-class KiloDatamanager(VanillaDataManager[InputDataset]):
-    """Draws the same pixels at the same step whether a run is resumed or not, and knows its cameras and points."""
+class KiloDatamanager(SeededDataManager):
+    """Knows its dataset's background, points and frame."""
 
     config: KiloDatamanagerConfig
-    seed = 0
 
     @property
     def background(self) -> Float[Tensor, " 3"] | None:
@@ -45,9 +41,3 @@ class KiloDatamanager(VanillaDataManager[InputDataset]):
         sizes = torch.cat([cameras.height, cameras.width], dim=-1).cpu()[index]
         coords = share * sizes
         return cameras.generate_rays(index[:, None].to(self.device), coords=coords.to(self.device))
-
-    def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
-        """Rays and their pixels; rank and step decide which."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed((self.seed * 1_000_003 + step) * 64 + self.local_rank)
-            return super().next_train(step)

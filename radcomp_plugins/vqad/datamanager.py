@@ -1,24 +1,21 @@
-"""nerfstudio's datamanager of rays: alpha left in place, and the same rays at the same step in every run."""
+"""nerfstudio's datamanager of rays: alpha left in place."""
 
 import copy
 from typing import Any
 
-import torch
-from nerfstudio.cameras.rays import RayBundle
-from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from nerfstudio.data.datasets.base_dataset import InputDataset
 
+from radcomp_plugins.seeded_rays import SeededDataManager
 from radcomp_plugins.vqad.config import VqadDatamanagerConfig
 
 BACKGROUND = "vqad_background"
 """Key of the training dataset's metadata: [3] colour that the parser names for transparent pixels, if it names one."""
 
 
-class VqadDatamanager(VanillaDataManager[InputDataset]):
+class VqadDatamanager(SeededDataManager):
     """Trains on images as they are on disk; evaluates on images composited as the dataset parser says."""
 
     config: VqadDatamanagerConfig
-    seed = 0
 
     def create_train_dataset(self) -> InputDataset:
         """Upstream's dataset, which also names its background."""
@@ -39,9 +36,3 @@ class VqadDatamanager(VanillaDataManager[InputDataset]):
             super().setup_train()
         finally:
             self.train_dataset = shown
-
-    def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
-        """Rays and their pixels; seed and step decide which."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed * 1_000_003 + step)
-            return super().next_train(step)
