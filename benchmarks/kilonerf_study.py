@@ -69,7 +69,6 @@ class Workshop:
     def config(self, method: str, name: str, **pipeline: Any) -> Any:
         """A preset on the dataset; `pipeline` sets fields of its pipeline, `model__x` those of the model."""
         config = preset(method, self.folder / name, self.scale)
-        config.max_num_iterations = max(1, round(config.max_num_iterations * self.scale))
         config.pipeline.datamanager.dataparser = BlenderDataParserConfig(data=self.data)
         for key, value in pipeline.items():
             owner = config.pipeline.model if key.startswith("model__") else config.pipeline
