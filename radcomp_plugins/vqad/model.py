@@ -26,7 +26,8 @@ from radcomp_plugins.vqad.render import Drawn, draw
 COLOURS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 
 _ENOUGH = 8
-"""Samples per finest voxel from which one that was never sampled counts as hidden, not as not yet looked at."""
+"""Samples from which a finest voxel that showed nothing counts as empty. Where there are as many per voxel on average,
+one that was never sampled counts as hidden, not as not yet looked at."""
 _COPIES = 5
 """Tensors of a parameter's size that a training step holds: itself, its gradient, two moments, one in passing."""
 
@@ -157,9 +158,11 @@ class VqadModel(Model):
     def reshape(self) -> None:
         """Prune the finest voxels that rays found nothing in; then tighten the box once, or split what is left."""
         octree, box = self.field.octree, self.field.box
-        keep = self.seen > self.config.prune_weight
-        if self.samples_seen < _ENOUGH * len(keep):
-            keep |= self.seen == 0
+        enough = float(self.visits.sum()) >= _ENOUGH * len(self.visits)
+        doubtful = (self.visits > 0) & (self.visits < _ENOUGH)
+        keep = (self.seen > self.config.prune_weight) | doubtful
+        if not enough:
+            keep |= self.visits == 0
         kept = octree.voxels[-1][keep.cpu().numpy()]
         if len(kept) == 0:
             CONSOLE.log("[yellow]No voxel shows anything yet: the octree stays as it is.")
@@ -188,16 +191,16 @@ class VqadModel(Model):
     def _forget_seen(self) -> None:
         """Begin anew to note what rays find in the finest voxels."""
         self.seen = torch.zeros(len(self.field.octree.voxels[-1]), device=self.field.box.device)
-        self.samples_seen = 0
+        self.visits = torch.zeros_like(self.seen)
 
     def _note_seen(self, drawn: Drawn) -> None:
-        """Note the largest weight that samples had in each of the finest voxels."""
+        """Note the largest weight that samples had in each of the finest voxels, and how many there were."""
         nodes = drawn.nodes.long() - self.field.octree.node_starts[-2]
         mine = nodes >= 0
         if self.seen.device != nodes.device:
-            self.seen = self.seen.to(nodes.device)
+            self.seen, self.visits = self.seen.to(nodes.device), self.visits.to(nodes.device)
         self.seen.scatter_reduce_(0, nodes[mine], drawn.weights[mine], "amax")
-        self.samples_seen += int(mine.sum())
+        self.visits.scatter_add_(0, nodes[mine], torch.ones_like(drawn.weights[mine]))
 
     def draw_level(self) -> int:
         """A level of detail for a training step, each finer one likelier than the last (the paper, section 7.3)."""

@@ -15,6 +15,7 @@ from radcomp_plugins.vqad import model as model_module
 from radcomp_plugins.vqad.config import VqadModelConfig
 from radcomp_plugins.vqad.datamanager import BACKGROUND
 from radcomp_plugins.vqad.model import VqadModel
+from radcomp_plugins.vqad.render import Drawn
 
 BOX = torch.tensor([[-1.0] * 3, [1.0] * 3])
 
@@ -73,23 +74,45 @@ def test_pruning_keeps_what_rays_found_something_in() -> None:
     model = started()
     voxels = model.field.octree.voxels[-1]
     model.seen[::3] = 0.5
-    model.samples_seen = 10**6
+    model.visits += 100
     model.reshape()
     assert (model.field.octree.voxels[-1] == voxels[::3]).all()
-    assert len(model.seen) == len(voxels[::3]) and not bool(model.seen.any()) and model.samples_seen == 0
+    assert len(model.seen) == len(voxels[::3]) and not bool(model.seen.any()) and not bool(model.visits.any())
 
 
 def test_what_nobody_looked_at_is_not_pruned_too_soon() -> None:
     model = started()
     count = len(model.seen)
-    model.seen[:5] = 1e-4
+    model.visits[:8] = torch.tensor([1.0, 1.0, 7.0, 8.0, 9.0, 9.0, 50.0, 100.0])
     model.reshape()
     assert len(model.seen) == count - 5
 
 
+def test_what_is_hidden_is_pruned_once_the_rest_has_been_looked_at() -> None:
+    model = started()
+    count = len(model.seen)
+    model.visits[:] = 20.0
+    model.seen[:] = 0.5
+    model.visits[:7], model.seen[:7] = 0.0, 0.0
+    model.visits[7:9], model.seen[7:9] = 3.0, 0.0
+    model.reshape()
+    assert len(model.seen) == count - 7
+
+
+def test_visits_count_samples() -> None:
+    model = started()
+    nodes = torch.tensor([0, 2, 2, -1, 2]) + model.field.octree.node_starts[-2]
+    nodes[3] = -1
+    ray = torch.zeros(1)
+    model._note_seen(Drawn(torch.zeros(1, 3), ray, ray, torch.tensor([0.1, 0.2, 0.4, 0.9, 0.3]), nodes, 1, 5))
+    assert model.visits[:3].tolist() == [1.0, 0.0, 3.0] and model.seen[:3].tolist() == pytest.approx([0.1, 0.0, 0.4])
+    assert float(model.visits.sum()) == 4.0
+
+
 def test_nothing_seen_at_all_leaves_the_octree() -> None:
     model = started()
-    count, model.samples_seen = len(model.seen), 10**6
+    count = len(model.seen)
+    model.visits += 100
     model.reshape()
     assert len(model.seen) == count
 
@@ -107,7 +130,7 @@ def test_coarse_to_fine() -> None:
         # Something is found around the middle only.
         where = torch.from_numpy(octree.voxels[-1]).float()
         model.seen = (where < where.median()).float() if octree.finest == 3 else torch.ones(len(model.seen))
-        model.samples_seen = 10**6
+        model.visits += 100
     assert finests == [3, 3, 4, 4, 4, 4, 4, 4, 4, 4]
     assert sides[0] == 2.0 and sides[1] <= 2.0
     assert model.field.encoding.mode == "latent"
