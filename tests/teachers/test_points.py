@@ -1,5 +1,6 @@
 """Teachers of points: what they say is what their models draw from."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,23 @@ def test_zipnerf_says_what_its_final_field_says() -> None:
     assert torch.allclose(density.float(), said.density, rtol=0.05, atol=0.05 * float(said.density.median()))
     outside = teacher.query_points(points + 5.0, towards)
     assert not outside.density.any() and said.density.min() > 0
+
+
+def test_zipnerf_is_empty_where_its_last_proposal_sees_nothing() -> None:
+    model = tiny_model()
+    points, towards = torch.rand(200, 3) - 0.5, torch.nn.functional.normalize(torch.randn(200, 3), dim=-1)
+    proposal: Any = model.proposals[-1]
+    cell = float((model.box[1] - model.box[0]).amax()) / float(proposal.grid.resolutions[-1])
+    for opacity, seen in ((0.02, True), (0.005, False)):
+        with torch.no_grad():
+            density = torch.tensor(-math.log1p(-opacity) / cell)
+            proposal.out.weight.zero_()
+            proposal.out.bias.fill_(
+                float(density.expm1().log() if model.config.density_activation == "softplus" else density.log())
+            )
+            proposal.out.bias -= proposal._bias
+        said = ZipNerfPointTeacher(model).query_points(points, towards).density
+        assert bool((said > 0).all()) == seen and bool((said > 0).any()) == seen
 
 
 def test_zipnerf_footprint_blurs() -> None:

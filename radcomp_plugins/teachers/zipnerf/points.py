@@ -1,19 +1,27 @@
 """Our Zip-NeRF as a teacher of points."""
 
+from typing import cast
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from radcomp_plugins.core.cones import to_grid
 from radcomp_plugins.teachers.points import TaughtPoints, points_in_chunks
+from radcomp_plugins.teachers.zipnerf.field import DensityField
 from radcomp_plugins.teachers.zipnerf.model import ZipNerfModel
 
+_FOG = 0.01
+"""Opacity of one of a proposal's finest cells below which a place is empty, whatever the final field says."""
 _SHARPEST = 1e-6
 """Deviation of a point without a size, scene units: of no effect on the finest level, but no division by 0."""
 
 
 class ZipNerfPointTeacher:
     """The final field of a trained model, asked about small balls instead of pieces of cones.
+
+    Where the proposals see nothing the final field was never asked in training, and its density means nothing: of a
+    chair's teacher it put a fog between chair and box, and a grid of networks around all of it. There it counts as 0.
 
     Attributes:
         model: in evaluation mode, its parameters frozen.
@@ -50,11 +58,21 @@ class ZipNerfPointTeacher:
         box = model.box if bool(model.is_box) else None
         deviation = torch.full_like(positions[:, :1], max(self.footprint, _SHARPEST))
         inside = positions if box is None else positions.clamp(box[0], box[1])
-        points = to_grid(torch.cat([inside, deviation], dim=-1).T, box)
-        density, bottleneck = model.field(points[..., None].contiguous())
+        points = to_grid(torch.cat([inside, deviation], dim=-1).T, box)[..., None].contiguous()
+        density, bottleneck = model.field(points)
+        density = density * self._proposed(points)
         parts = [bottleneck, model.color_network.encode(directions)]
         if model.config.appearance_dim:
             parts.append(positions.new_zeros(len(positions), model.config.appearance_dim))
         if box is not None:
             density = density * (inside == positions).all(dim=-1)
         return TaughtPoints(density, model.color_network(*parts).clamp(0.0, 1.0))
+
+    def _proposed(self, points: Float[Tensor, "4 N 1"]) -> Bool[Tensor, " N"]:
+        """Whether the last proposal level sees anything at points of the grid, asked about one of its finest cells."""
+        proposal = cast(DensityField, self.model.proposals[-1])
+        cell = 1.0 / float(proposal.grid.resolutions[-1])
+        points = torch.cat([points[:3], points[3:].clamp(min=0.5 * cell)])
+        # The grid is as wide as the box, or as contracted space, which is 4 wide and not contracted in its middle.
+        side = float((self.model.box[1] - self.model.box[0]).amax()) if bool(self.model.is_box) else 4.0
+        return -torch.expm1(-proposal(points)[0] * cell * side) > _FOG
