@@ -1,0 +1,290 @@
+"""Entropy coding of small symbols: several contexts predict each bit, a mixer weighs them, an arithmetic coder writes.
+
+The family is that of PAQ: a symbol is coded bit by bit, highest first, along a binary tree. At every node each context
+has a counter of its own; their predictions, as log odds, are summed with weights that are learned on the way (Mahoney
+2005, "Adaptive Weighing of Context Models for Lossless Data Compression"). Nothing but the coded bits is stored: the
+decoder learns the same counters and weights from what it has decoded.
+
+All is integer arithmetic on tables made by integer arithmetic, so that every machine decodes the same.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_BITS = 8
+MAX_SLOTS = 2**24
+"""Counters that all contexts may have together."""
+
+_HALF = 2048
+"""Log odds are held as 256 ths, clamped to -2047 .. 2047."""
+_TREE_BITS = 65536
+_COUNT_LIMIT = 250
+_WEIGHT_ONE = 65536
+_LEARNING = 10
+_FAINTEST = 24
+
+Int32s = NDArray[np.int32]
+
+
+@dataclass
+class Contexts:
+    """What is known of each of N symbols before it is coded.
+
+    Attributes:
+        bits: of a symbol, 1 to 8.
+        count: N.
+        sides: context numbers [N] int32 known beforehand, each with the count of its values.
+        causal: [N] int32, the place of an earlier symbol that resembles this one, or -1; and [2^bits + 1] int32, the
+            context number that goes with each value it may have, 0 being "none" and 1 + v the value v.
+        joint: two or three of the above, counted through sides and then causal, whose values together are a context.
+    """
+
+    bits: int
+    count: int
+    sides: Sequence[tuple[NDArray[np.integer], int]] = ()
+    causal: Sequence[tuple[NDArray[np.integer], NDArray[np.integer]]] = ()
+    joint: Sequence[tuple[int, ...]] = ()
+    sizes: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Check that a kernel may trust the numbers.
+
+        Raises:
+            ValueError: a context is out of its range, or there are too many counters.
+        """
+        if not 1 <= self.bits <= MAX_BITS:
+            raise ValueError(f"{self.bits} bits, expected 1 to {MAX_BITS}")
+        singles = [size for _, size in self.sides] + [int(fold.max()) + 1 for _, fold in self.causal]
+        self.sizes = [1, *singles, *(math.prod(singles[k] for k in group) for group in self.joint)]
+        if sum(self.sizes) * 2**self.bits > MAX_SLOTS:
+            raise ValueError(f"{sum(self.sizes)} contexts of {self.bits} bits, expected {MAX_SLOTS} counters at most")
+        for values, size in self.sides:
+            if values.shape != (self.count,) or (self.count and not 0 <= values.min() <= values.max() < size):
+                raise ValueError(f"contexts of shape {values.shape}, expected {self.count} below {size}")
+        for place, fold in self.causal:
+            if fold.shape != (2**self.bits + 1,) or fold.min() < 0:
+                raise ValueError(f"context numbers of shape {fold.shape}, expected {2**self.bits + 1} from 0")
+            if place.shape != (self.count,) or (place >= np.arange(self.count)).any() or (place < -1).any():
+                raise ValueError("a causal context looks ahead")
+
+    def arrays(self) -> tuple[NDArray, ...]:
+        """Sides [N, S], causal [N, C], folds [C, 2^bits + 1], factor of each single in each joint [J, S + C], and each
+        input's first counter."""
+        n, singles = self.count, len(self.sides) + len(self.causal)
+        sides = np.stack([v for v, _ in self.sides], 1) if self.sides else np.empty((n, 0))
+        causal = np.stack([v for v, _ in self.causal], 1) if self.causal else np.empty((n, 0))
+        folds = np.stack([fold for _, fold in self.causal]) if self.causal else np.empty((0, 2**self.bits + 1))
+        factors = np.zeros((len(self.joint), singles), np.int64)
+        for row, group in zip(factors, self.joint, strict=True):
+            factor = 1
+            for k in reversed(group):
+                row[k] = factor
+                factor *= self.sizes[1 + k]
+        base = np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int64) * 2**self.bits
+        return sides.astype(np.int32), causal.astype(np.int32), folds.astype(np.int32), factors, base
+
+
+class Model:
+    """What has been learned: counters and weights. Kept from one call to the next, the second begins where the first
+    ended; encoder and decoder have to do the same calls.
+
+    Attributes:
+        chance: [slots] int32 probability of a 1 at each node of each context's tree, in 65536 ths.
+        seen: [slots] uint8 how often the node was met, up to a limit.
+        weights: [2^bits, inputs] int64 of each context by node, in 65536 ths.
+    """
+
+    def __init__(self, contexts: Contexts) -> None:
+        inputs = len(contexts.sizes)
+        slots = sum(contexts.sizes) * 2**contexts.bits
+        self.sizes = list(contexts.sizes)
+        self.chance = np.full(slots, _TREE_BITS // 2, np.int32)
+        self.seen = np.zeros(slots, np.uint8)
+        self.weights = np.full((2**contexts.bits, inputs), _WEIGHT_ONE * 2 // (inputs + 1), np.int64)
+
+    def arrays(self, contexts: Contexts) -> tuple[NDArray, ...]:
+        """What the kernels take, with the fixed tables.
+
+        Raises:
+            ValueError: the model was made for other contexts.
+        """
+        if self.sizes != contexts.sizes or len(self.weights) != 2**contexts.bits:
+            raise ValueError(f"a model of contexts {self.sizes} for {contexts.sizes}")
+        return self.chance, self.seen, self.weights, *TABLES
+
+
+def encode(symbols: NDArray[np.integer], contexts: Contexts, model: Model | None = None) -> bytes:
+    """Code symbols [N], each below 2^bits.
+
+    Args:
+        symbols: integers.
+        contexts: what is known of them.
+        model: what earlier calls have learned, and this one adds to; None begins with nothing.
+
+    Raises:
+        ValueError: a symbol is out of range.
+    """
+    values = np.ascontiguousarray(symbols, np.int32)
+    if values.shape != (contexts.count,) or (len(values) and not 0 <= values.min() <= values.max() < 2**contexts.bits):
+        raise ValueError(f"symbols of shape {values.shape}, expected {contexts.count} below {2**contexts.bits}")
+    # The faintest probability a bit can have costs 11.4 bits; a symbol's bits are hardly ever all so unlikely.
+    model = model or Model(contexts)
+    out = np.empty(16 + 2 * contexts.bits * contexts.count, np.uint8)
+    size = _encode_kernel(values, contexts.bits, *contexts.arrays(), *model.arrays(contexts), out)
+    return out[:size].tobytes()
+
+
+def decode(data: bytes, contexts: Contexts, model: Model | None = None) -> NDArray[np.int32]:
+    """Symbols [N] of what `encode` wrote with the same contexts. Other bytes give other symbols, never an error."""
+    model = model or Model(contexts)
+    out = np.empty(contexts.count, np.int32)
+    coded = np.frombuffer(data, np.uint8)
+    _decode_kernel(coded, contexts.bits, *contexts.arrays(), *model.arrays(contexts), out)
+    return out
+
+
+def _tables() -> tuple[Int32s, Int32s, Int32s, Int32s]:
+    """Squash [4096]: probability in 65536 ths of log odds; stretch [4096], its inverse; rate and trust by count."""
+    # exp(1/256) to 128 binary digits by its series: integers, so that no machine's libm decides a table entry.
+    one = 1 << 128
+    step, term = 0, one
+    for k in range(1, 40):
+        step += term
+        term //= 256 * k
+    squash = np.zeros(2 * _HALF, np.int32)
+    power = one
+    for x in range(_HALF):
+        squash[_HALF + x] = (_TREE_BITS * power + (one + power) // 2) // (one + power)
+        squash[_HALF - x] = _TREE_BITS - squash[_HALF + x]
+        power = power * step >> 128
+    squash[0] = squash[1]
+    squash = squash.clip(_FAINTEST, _TREE_BITS - _FAINTEST)
+    stretch = np.searchsorted(squash, 16 * np.arange(4096) + 8).clip(1, 2 * _HALF - 1).astype(np.int32) - _HALF
+    counts = np.arange(_COUNT_LIMIT + 1)
+    rate = (_TREE_BITS * 2 // (2 * counts + 3)).astype(np.int32)
+    # A counter that was never seen says nothing; from ten on it is believed nearly as much as ever.
+    trust = (256 * counts * 2 // (2 * counts + 3)).astype(np.int32)
+    return squash, stretch, rate, trust
+
+
+TABLES = _tables()
+
+
+@numba.njit(inline="always")
+def _find_contexts(i, symbols, sides, causal, folds, factors, base, bits, single, first) -> None:  # noqa: ANN001
+    """first[k] = the counter at the root of input k's tree, for symbol i."""
+    first[0] = 0
+    count = sides.shape[1]
+    for k in range(count):
+        single[k] = sides[i, k]
+    for k in range(causal.shape[1]):
+        place = causal[i, k]
+        single[count + k] = folds[k, symbols[place] + 1 if place >= 0 else 0]
+    count += causal.shape[1]
+    for k in range(count):
+        first[1 + k] = base[1 + k] + (single[k] << bits)
+    for k in range(factors.shape[0]):
+        value = np.int64(0)
+        for j in range(count):
+            value += single[j] * factors[k, j]
+        first[1 + count + k] = base[1 + count + k] + (value << bits)
+
+
+@numba.njit(inline="always")
+def _predict(first, node, chance, seen, weight, squash, stretch, trust, said):  # noqa: ANN001, ANN202
+    """Probability, in 65536 ths, that the next bit is 1."""
+    dot = np.int64(0)
+    for k in range(len(first)):
+        slot = first[k] + node
+        said[k] = stretch[chance[slot] >> 4] * trust[seen[slot]] >> 8
+        dot += weight[k] * said[k]
+    return squash[min(max(dot >> 16, -2047), 2047) + 2048]
+
+
+@numba.njit(inline="always")
+def _learn(bit, p, first, node, chance, seen, weight, rate, said) -> None:  # noqa: ANN001
+    """Move counters and weights towards the bit that came."""
+    miss = ((bit << 16) - p) * _LEARNING
+    target = 65535 if bit else 0
+    for k in range(len(first)):
+        weight[k] += (said[k] * miss + 32768) >> 16
+        slot = first[k] + node
+        count = seen[slot]
+        chance[slot] += ((target - chance[slot]) * np.int64(rate[count])) >> 16
+        if count < _COUNT_LIMIT:
+            seen[slot] = count + 1
+
+
+@numba.njit(nogil=True, cache=True)
+def _encode_kernel(
+    symbols, bits, sides, causal, folds, factors, base, chance, seen, weights, squash, stretch, rate, trust, out
+):  # noqa: ANN001, ANN202
+    low, high, size = np.int64(0), np.int64(0xFFFFFFFF), 0
+    first, said = np.empty(len(base), np.int64), np.empty(len(base), np.int64)
+    single = np.empty(len(base), np.int64)
+    for i in range(len(symbols)):
+        _find_contexts(i, symbols, sides, causal, folds, factors, base, bits, single, first)
+        node = 1
+        for place in range(bits - 1, -1, -1):
+            bit = (symbols[i] >> place) & 1
+            p = _predict(first, node, chance, seen, weights[node], squash, stretch, trust, said)
+            middle = low + (((high - low) * p) >> 16)
+            if bit:
+                high = middle
+            else:
+                low = middle + 1
+            _learn(bit, p, first, node, chance, seen, weights[node], rate, said)
+            node = 2 * node + bit
+            while (low ^ high) & 0xFF000000 == 0:
+                out[size] = high >> 24
+                size += 1
+                low = (low << 8) & 0xFFFFFFFF
+                high = ((high << 8) & 0xFFFFFFFF) | 255
+    # As few last bytes as name a number in [low, high], for the decoder reads zeros after the end.
+    for kept in range(5):
+        step = np.int64(1) << (32 - 8 * kept)
+        value = (low + step - 1) // step * step
+        if value <= high:
+            for k in range(kept):
+                out[size] = (value >> (24 - 8 * k)) & 255
+                size += 1
+            break
+    while size > 0 and out[size - 1] == 0:
+        size -= 1
+    return size
+
+
+@numba.njit(nogil=True, cache=True)
+def _decode_kernel(
+    coded, bits, sides, causal, folds, factors, base, chance, seen, weights, squash, stretch, rate, trust, symbols
+) -> None:  # noqa: ANN001, E501
+    low, high, code, at = np.int64(0), np.int64(0xFFFFFFFF), np.int64(0), 0
+    for _ in range(4):
+        code = (code << 8) | (np.int64(coded[at]) if at < len(coded) else 0)
+        at += 1
+    first, said = np.empty(len(base), np.int64), np.empty(len(base), np.int64)
+    single = np.empty(len(base), np.int64)
+    for i in range(len(symbols)):
+        _find_contexts(i, symbols, sides, causal, folds, factors, base, bits, single, first)
+        node = 1
+        for _ in range(bits):
+            p = _predict(first, node, chance, seen, weights[node], squash, stretch, trust, said)
+            middle = low + (((high - low) * p) >> 16)
+            bit = 1 if code <= middle else 0
+            if bit:
+                high = middle
+            else:
+                low = middle + 1
+            _learn(bit, p, first, node, chance, seen, weights[node], rate, said)
+            node = 2 * node + bit
+            while (low ^ high) & 0xFF000000 == 0:
+                low = (low << 8) & 0xFFFFFFFF
+                high = ((high << 8) & 0xFFFFFFFF) | 255
+                code = ((code << 8) & 0xFFFFFFFF) | (np.int64(coded[at]) if at < len(coded) else 0)
+                at += 1
+        symbols[i] = node - (1 << bits)
