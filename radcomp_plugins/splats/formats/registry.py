@@ -7,6 +7,8 @@ from typing import Any
 
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.splats.formats.ply import read_ply, write_ply
+from radcomp_plugins.splats.formats.rcs import MAGIC as RCS_MAGIC
+from radcomp_plugins.splats.formats.rcs import read_rcs, write_rcs
 from radcomp_plugins.splats.formats.sog import read_sog, write_sog
 from radcomp_plugins.splats.gaussians import Gaussians
 
@@ -33,6 +35,7 @@ class SplatFormat:
 FORMATS: dict[str, SplatFormat] = {
     "ply": SplatFormat("ply", (".ply",), "3D Gaussian splatting .ply", read_ply, write_ply),
     "sog": SplatFormat("sog", (".sog",), "PlayCanvas SOG version 2", read_sog, write_sog),
+    "rcs": SplatFormat("rcs", (".rcs",), "radcomp's splat container", read_rcs, write_rcs),
 }
 
 
@@ -87,6 +90,8 @@ def splat_format_of(path: Path | str) -> str:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if magic.startswith(b"ply"):
         return "ply"
+    if magic.startswith(RCS_MAGIC):
+        return "rcs"
     if magic.startswith(b"PK") or magic.lstrip().startswith(b"{"):
         return "sog"
     raise InputError(f"{path}: starts with {magic[:4]!r}, not a splat format known here; expected {_list_formats()}")
