@@ -42,8 +42,8 @@ class Header:
         depth: of the octree, 1 to 20.
         origin: lowest corner of the cube, world frame.
         side: of the cube, world units.
-        depth_at_zero: bits a coordinate has where the three scale levels sum to 0, in 65536 ths.
-        depth_per_level: how many fewer it has for each of that sum, in 65536 ths.
+        depth_at_zero: bits a coordinate has where the two larger scale levels are 0, in 65536 ths.
+        depth_per_level: how many fewer it has for each of their sum, in 65536 ths.
         scale_low: natural logarithm of scale level 0.
         scale_step: between two of them.
         rotation_step: finest step of a quaternion's x, y, z.

@@ -35,7 +35,7 @@ class RcsSettings:
     """The steps of the quantisers; larger ones make a smaller file and a larger error.
 
     Attributes:
-        position: side of the octree's cells, as a share of the geometric mean of a Gaussian's three axes.
+        position: side of the octree's cells, as a share of the geometric mean of a Gaussian's two longer axes.
         scale: of the logarithms of the axes.
         rotation: of a thin Gaussian's quaternion x, y, z.
         opacity: of alpha.
@@ -45,7 +45,7 @@ class RcsSettings:
         levels: levels of detail, 1 to 8; None takes 3, or 1 below 4,096 Gaussians.
     """
 
-    position: float = 0.25
+    position: float = 0.15
     scale: float = 0.15
     rotation: float = 0.02
     opacity: float = 1 / 48
@@ -103,8 +103,14 @@ class Quantised:
 
 def wanted_depths(header: Header, scales: Ints) -> Ints:
     """Depth [N] of the octree that suffices for Gaussians with these scale levels; integers, so the same everywhere."""
-    depth = (header.depth_at_zero - header.depth_per_level * scales.sum(axis=1) + DEPTH_UNIT - 1) // DEPTH_UNIT
+    fine = header.depth_at_zero - header.depth_per_level * _two_largest(scales)
+    depth = -(-fine // DEPTH_UNIT)
     return np.clip(depth, 0, header.depth)
+
+
+def _two_largest(scales: Ints) -> Ints:
+    """Sum of the two larger scale levels: the third is next to nothing where Gaussians are flat."""
+    return scales.sum(axis=1) - scales.min(axis=1)
 
 
 def rotation_classes(header: Header, scales: Ints) -> Ints:
@@ -153,12 +159,18 @@ def plan_header(g: dict[str, Array64], settings: RcsSettings, degree: int, antia
         antialiased: as in `Gaussians`.
     """
     origin, side, far = find_cube(g["means"])
-    low = max(float(g["scales"].min()), float(g["scales"].max()) - 255 * settings.scale)
+    scales_sorted = np.sort(g["scales"], axis=None)
+    low, largest = float(scales_sorted[0]), float(scales_sorted[-1])
+    if largest > low + 255 * settings.scale:
+        # One absurd Gaussian must not push all others out of the range.
+        rank = max(scales_sorted.size - 1 - 3 * math.ceil(FAR_SHARE * len(g["means"])), 0)
+        largest = min(largest, float(scales_sorted[rank]) + 3.0)
+        low = max(low, largest - 255 * settings.scale)
     scales = np.clip(np.rint((g["scales"] - low) / settings.scale), 0, 255).astype(np.int64)
     zero = math.log2(max(side / settings.position, 1e-300)) - low / math.log(2)
     at_zero = round(min(max(zero, 0.0), 2.0**13) * DEPTH_UNIT)
-    per_level = round(settings.scale / (3 * math.log(2)) * DEPTH_UNIT)
-    most = int(np.max(at_zero - per_level * scales[~far].sum(axis=1), initial=0))
+    per_level = round(settings.scale / (2 * math.log(2)) * DEPTH_UNIT)
+    most = int(np.max(at_zero - per_level * _two_largest(scales[~far]), initial=0))
     depth = min(max(-(-most // DEPTH_UNIT), 1), MAX_DEPTH)
     limits = [round(math.asinh(SHARPEST / 2**k) / settings.scale) for k in range(1, 6)]
     planes = colour_to_planes(g["sh0"])
