@@ -43,6 +43,7 @@ def check_damaged(read: Callable[[bytes], Gaussians], files: Iterable[bytes]) ->
     tracemalloc.start()
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
             warnings.simplefilter("ignore", UserWarning)
             for data in files:
                 try:

@@ -4,8 +4,8 @@ Versions 2 and 3 are one gzip stream: a header of 16 bytes, then each array of `
 has a plain header of 32 bytes, extension records, a table of sizes, and each array as a zstd frame of its own. Version
 2 stores rotations in three bytes; 3, which most viewers open, and 4 in four.
 
-The frame is kept as it is. SPZ's own page names x right, y up, z back; but its command line tool, splat-transform and
-gsply all write a .ply's numbers as they stand, and viewers show both alike. `turn=True` writes the frame of the page.
+The frame is kept as it is. SPZ's own page names x right, y up, z back; but its command line tool, splat-transform 3
+and gsply all write a .ply's numbers as they stand. `turn=True` writes the frame of that page.
 
 Format: github.com/nianticlabs/spz, README and extensions/README.
 """

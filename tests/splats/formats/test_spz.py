@@ -253,13 +253,18 @@ def test_fuzz(make_scene, version: int) -> None:
                 yield damage(good, chance, 140)
 
     read, refused = check_damaged(lambda data: gaussians_of_spz(data, "x"), files())
-    assert read > 100 and refused > 1000
+    assert read > MUTATIONS // 100 and refused > MUTATIONS // 10
 
 
 def scene_of_gsply(data) -> Gaussians:  # noqa: ANN001
     rest = np.zeros((len(data.means), 0, 3)) if data.shN is None else data.shN.reshape(len(data.means), -1, 3)
     parts = (data.means, data.quats, data.scales, data.opacities.reshape(-1), data.sh0.reshape(-1, 3), rest)
     return Gaussians(*(torch.from_numpy(np.array(part, np.float32)) for part in parts))
+
+
+def in_the_frame_of(ours: Gaussians, theirs: Gaussians) -> Gaussians:
+    """splat-transform 2 turns what it reads from SPZ's frame to the .ply's, 3 and the other peers do not."""
+    return theirs if torch.allclose(ours.means, theirs.means) else rotate(theirs, HALF_TURN_ABOUT_X)
 
 
 def check_same(a: Gaussians, b: Gaussians) -> None:
@@ -296,8 +301,11 @@ def test_splat_transform_reads_and_writes_the_same(
     g = make_scene(100, degree)
     write_spz(tmp_path / "a.spz", g, version=version)
     splat_transform(tmp_path / "a.spz", tmp_path / "a.ply")
-    check_same(in_common_order(read_spz(tmp_path / "a.spz")), in_common_order(read_ply(tmp_path / "a.ply")))
+    check_same(
+        read_spz(tmp_path / "a.spz"), in_the_frame_of(read_spz(tmp_path / "a.spz"), read_ply(tmp_path / "a.ply"))
+    )
     write_ply(tmp_path / "b.ply", g)
     splat_transform("--spz-version", str(version), tmp_path / "b.ply", tmp_path / "b.spz")
     splat_transform(tmp_path / "b.spz", tmp_path / "c.ply")
-    check_same(in_common_order(read_spz(tmp_path / "b.spz")), in_common_order(read_ply(tmp_path / "c.ply")))
+    ours = read_spz(tmp_path / "b.spz")
+    check_same(ours, in_the_frame_of(ours, read_ply(tmp_path / "c.ply")))
