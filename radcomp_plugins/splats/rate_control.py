@@ -8,7 +8,7 @@ loses the least quality per byte saved. Where the limit is crossed, the number o
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -79,6 +79,7 @@ class Goal:
     count: int | None = None
 
 
+@runtime_checkable
 class Codec(Protocol):
     """A file format as rate control sees it.
 
