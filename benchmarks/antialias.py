@@ -90,7 +90,8 @@ class Antialias:
             raise InputError(f"{run}: its dataset has no held-out views")
         count = min(self.num_views, len(dataset)) or len(dataset)
         chosen = torch.linspace(0, len(dataset) - 1, count).round().long().tolist()
-        background = getattr(model, "background", torch.ones(3)).cpu()
+        known = getattr(model, "background", None)
+        background = known.cpu() if isinstance(known, torch.Tensor) else torch.ones(3)
         photos = {index: composite(dataset[index]["image"], background) for index in chosen}
         rows = []
         for factor in self.factors:

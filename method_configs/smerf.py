@@ -127,6 +127,7 @@ smerf_tiny = _spec(
             free_texels_from=0.3,
             whole_ray_share=1.0,
             hidden_width=32,
+            consistency_share=0.25,
             deferred_grid=3,
             first_step=2.0,
             prune_every=500,

@@ -16,17 +16,17 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 
 # Fixtures of the tests of splat methods: tests/support/tiny_runs.py.
-pytest_plugins = ["tiny_runs", "tiny_students", "ray_teachers"]
+pytest_plugins = ["tiny_runs", "tiny_students", "tiny_vqad", "ray_teachers", "kilo_teachers"]
 
 
 def checked_modules() -> list[str]:
-    """Modules whose shapes and types are checked at run time: all but those with numba kernels.
+    """Modules whose shapes and types are checked at run time: all but those with numba or Triton kernels.
 
-    The checker wraps every function, and numba cannot compile a wrapped one. The package modules are left out because
+    The checker wraps every function, and neither can compile a wrapped one. The package modules are left out because
     naming one would take in everything below it.
     """
     paths = [path for path in sorted((ROOT / "radcomp_plugins").rglob("*.py")) if path.name != "__init__.py"]
-    kernels = ("import numba", "from numba")
+    kernels = ("import numba", "from numba", "import triton")
     checked = [path for path in paths if not any(word in path.read_text() for word in kernels)]
     return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in checked]
 

@@ -17,6 +17,8 @@ METHODS = {
     *("splatfacto-tiny", "nerfacto-tiny", "zipnerf-torch", "zipnerf-torch-tiny"),
     *("lightgaussian", "lightgaussian-paper", "lightgaussian-tiny"),
     *("smerf", "smerf-large", "smerf-paper", "smerf-tiny"),
+    *("kilonerf", "kilonerf-paper", "kilonerf-tiny"),
+    *("vqad", "vqad-paper", "vqad-tiny"),
 }
 SOURCES = sorted([*ROOT.glob("radcomp_plugins/**/*.py"), *ROOT.glob("method_configs/**/*.py")])
 

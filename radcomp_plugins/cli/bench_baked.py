@@ -122,7 +122,7 @@ def _teacher_picture(teacher: Any, layout: Any, c2w: Any, focal: float, size: in
     import torch
     from nerfstudio.cameras.cameras import Cameras
 
-    from radcomp_plugins.smerf.asset import teacher_picture
+    from radcomp_plugins.teachers.picture import teacher_picture
 
     pose = np.array(c2w, np.float64)
     pose[:, 3] = np.linalg.solve(layout.scene_to_unit[:, :3], pose[:, 3] - layout.scene_to_unit[:, 3])

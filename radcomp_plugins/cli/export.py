@@ -114,10 +114,85 @@ class ExportSmerf:
         print_files(self.output_dir)
 
 
+@dataclass
+class ExportKilonerf:
+    """Write a KiloNeRF run as an asset folder: a file of networks and voxels, manifest with measured quality, run.
+
+    Example: radcomp export kilonerf --load-config outputs/chair/kilonerf-tiny/*/config.yml --output-dir chair
+    Then: ns-viewer --load-config chair/run/config.yml
+    """
+
+    load_config: Path
+    """config.yml of the run, or its folder."""
+    output_dir: Path
+    """The folder to make."""
+    precision: Literal["fp16", "int8"] = "int8"
+    """Of the networks' weights. int8 is half the file of fp16; on the chair it costs 0.006 dB."""
+    with_quality: bool = True
+    """Measure the decoded asset and the teacher on the held-out views."""
+    teacher_views: int = 2
+    """Of how many held-out views, evenly spread, the teacher draws a picture: that takes seconds to minutes each."""
+    overwrite: bool = False
+    """Replace an asset that is already there."""
+
+    def main(self) -> None:
+        """Export, and say what was written."""
+        from radcomp_plugins.kilonerf.asset import export_run
+
+        export_run(
+            self.load_config,
+            self.output_dir,
+            precision=self.precision,
+            with_quality=self.with_quality,
+            teacher_views=self.teacher_views,
+            overwrite=self.overwrite,
+        )
+        print_files(self.output_dir)
+
+
+@dataclass
+class ExportVqad:
+    """Write a VQ-AD run as an asset folder: one progressive file, manifest with its quality by level, and a small run.
+
+    Any beginning of scene.vqad that ends after a level draws the scene at that level.
+    Example: radcomp export vqad --load-config outputs/chair/vqad-tiny/*/config.yml --output-dir chair
+    Then: ns-viewer --load-config chair/run/config.yml
+    """
+
+    load_config: Path
+    """config.yml of the run, or its folder."""
+    output_dir: Path
+    """The folder to make."""
+    decoder_digits: int = 10
+    """Binary digits kept of the decoder's half-precision weights, behind the leading one, 0 to 10. Six make the first
+    picture of a streamed file come a few kilobytes earlier."""
+    codebook_digits: int = 10
+    """The same for the codebooks."""
+    with_quality: bool = True
+    """Decode the written file and measure each of its levels on the held-out views; needs the run's dataset."""
+    overwrite: bool = False
+    """Replace an asset that is already there."""
+
+    def main(self) -> None:
+        """Export, and say what was written."""
+        from radcomp_plugins.vqad.asset import FileSettings, export_run
+
+        export_run(
+            self.load_config,
+            self.output_dir,
+            settings=FileSettings(self.decoder_digits, self.codebook_digits),
+            with_quality=self.with_quality,
+            overwrite=self.overwrite,
+        )
+        print_files(self.output_dir)
+
+
 EXPORTS = (
+    Annotated[ExportKilonerf, tyro.conf.subcommand(name="kilonerf")],
     Annotated[ExportLightGaussian, tyro.conf.subcommand(name="lightgaussian")],
     Annotated[ExportSmerf, tyro.conf.subcommand(name="smerf")],
     Annotated[ExportSplats, tyro.conf.subcommand(name="splats")],
+    Annotated[ExportVqad, tyro.conf.subcommand(name="vqad")],
 )
 """Members for a tyro union: those of `radcomp export`, which ns-export gets as well."""
 

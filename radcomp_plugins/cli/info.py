@@ -21,7 +21,8 @@ class Info:
     """
 
     path: Annotated[Path | None, tyro.conf.Positional] = None
-    """A splat file (.ply, .sog), an asset folder (a baked scene too), or a splat run. None describes this machine."""
+    """A splat file (.ply, .sog), a .vqad file, an asset folder (a baked scene too), or a splat run.
+    None describes this machine."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -30,8 +31,18 @@ class Info:
         if self.path is None:
             self._show(machine_facts())
             return
+        from radcomp_plugins.kilonerf.asset_file import describe as describe_kilonerf
+        from radcomp_plugins.kilonerf.asset_file import is_kilonerf
         from radcomp_plugins.smerf.formats.validate import describe, is_baked_scene, validate
+        from radcomp_plugins.vqad.info import describe as describe_vqad
+        from radcomp_plugins.vqad.info import is_vqad
 
+        if is_kilonerf(self.path):
+            self._show(describe_kilonerf(self.path))
+            return
+        if is_vqad(self.path):
+            self._show(describe_vqad(self.path))
+            return
         if not is_baked_scene(self.path):
             self._show(scene_facts(self.path))
             return

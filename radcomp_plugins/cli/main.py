@@ -17,6 +17,7 @@ from radcomp_plugins.cli.export import EXPORTS, spell_out_flags
 from radcomp_plugins.cli.info import Info
 from radcomp_plugins.cli.scene import Scene
 from radcomp_plugins.cli.serve import Serve
+from radcomp_plugins.cli.stream import Stream
 from radcomp_plugins.errors import InputError
 
 
@@ -52,6 +53,7 @@ COMMANDS = (
     Annotated[Info, tyro.conf.subcommand(name="info")],
     Annotated[Scene, tyro.conf.subcommand(name="scene")],
     Annotated[Serve, tyro.conf.subcommand(name="serve")],
+    Annotated[Stream, tyro.conf.subcommand(name="stream")],
 )
 
 BARE_FLAGS = ("--overwrite", "--json")

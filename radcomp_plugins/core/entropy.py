@@ -135,7 +135,7 @@ def encode(symbols: NDArray[np.integer], contexts: Contexts, model: Model | None
     # The faintest probability a bit can have costs 11.4 bits; a symbol's bits are hardly ever all so unlikely.
     model = model or Model(contexts)
     out = np.empty(16 + 2 * contexts.bits * contexts.count, np.uint8)
-    size = _encode_kernel(values, contexts.bits, *contexts.arrays(), *model.arrays(contexts), out)
+    size = _encode_kernel(values, contexts.bits, *contexts.arrays(), *model.arrays(contexts), out)  # pyright: ignore[reportCallIssue]
     return out[:size].tobytes()
 
 
@@ -144,7 +144,7 @@ def decode(data: bytes, contexts: Contexts, model: Model | None = None) -> NDArr
     model = model or Model(contexts)
     out = np.empty(contexts.count, np.int32)
     coded = np.frombuffer(data, np.uint8)
-    _decode_kernel(coded, contexts.bits, *contexts.arrays(), *model.arrays(contexts), out)
+    _decode_kernel(coded, contexts.bits, *contexts.arrays(), *model.arrays(contexts), out)  # pyright: ignore[reportCallIssue]
     return out
 
 

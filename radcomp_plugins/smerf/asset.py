@@ -1,22 +1,20 @@
 """Export of a SMERF run: bake, write, read back, measure, and leave a run folder that shows the decoded asset."""
 
 import copy
-import shutil
 import time
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
 from nerfstudio.utils.rich_utils import CONSOLE, get_progress
-from torch import Tensor
 
 from radcomp_plugins import compat
 from radcomp_plugins.core.files import atomic_dir, refuse_overwrite, write_manifest
-from radcomp_plugins.core.metrics import Lpips, psnr
-from radcomp_plugins.core.ssim import ssim
+from radcomp_plugins.core.metrics import Lpips
+from radcomp_plugins.core.quality import Quality
 from radcomp_plugins.errors import InputError
+from radcomp_plugins.shown_run import RUN, write_shown_run
 from radcomp_plugins.smerf.bake import BakeSettings, bake
 from radcomp_plugins.smerf.bake_views import view_rays
 from radcomp_plugins.smerf.formats.smerf import read_smerf, write_smerf
@@ -24,14 +22,12 @@ from radcomp_plugins.smerf.layout import BakedScene, TestFrame
 from radcomp_plugins.smerf.model import SmerfModel
 from radcomp_plugins.smerf.render import Renderer
 from radcomp_plugins.teachers.dataset import dataset_frame
-from radcomp_plugins.teachers.load import CHECKPOINT_FOLDER
 from radcomp_plugins.teachers.load_rays import load_ray_teacher
+from radcomp_plugins.teachers.picture import teacher_picture
 
 FORMAT = "radcomp-smerf"
 VERSION = 1
 AssetFormat = Literal["smerf", "merf"]
-RUN = "run"
-"""Folder beside the asset that ns-viewer, ns-eval and ns-render open."""
 
 
 def test_frames(cameras: Any, submodels: Any) -> list[TestFrame]:
@@ -70,35 +66,6 @@ def bake_run(pipeline: Any, settings: BakeSettings, view_pixels: int = 160_000) 
     )
 
 
-class Quality:
-    """Mean PSNR, SSIM and LPIPS of pictures, and seconds of drawing each."""
-
-    def __init__(self, lpips: Lpips | None = None) -> None:
-        self.rows: list[dict[str, float | None]] = []
-        self.lpips = lpips
-
-    def add(self, drawn: Tensor, truth: Tensor, seconds: float) -> None:
-        """Compare two pictures [H, W, 3] in [0, 1]."""
-        pair = [image.cpu().float().permute(2, 0, 1)[None].contiguous() for image in (truth, drawn)]
-        row: dict[str, float | None] = {"psnr": float(psnr(drawn.cpu(), truth.cpu())), "ssim": float(ssim(*pair))}
-        row["seconds_per_frame"] = seconds
-        if self.lpips is not None:
-            row["lpips"] = self.lpips(*pair)
-        self.rows.append(row)
-
-    def summary(self) -> dict[str, Any]:
-        """Means of the metrics, the median of the seconds; LPIPS null with the reason where it cannot be had."""
-        result: dict[str, Any] = {}
-        for name in self.rows[0] if self.rows else ():
-            values = [row[name] for row in self.rows]
-            known = [value for value in values if value is not None]
-            average = np.median if name == "seconds_per_frame" else np.mean
-            result[name] = float(average(known)) if len(known) == len(values) else None
-        if self.lpips is not None and result.get("lpips") is None:
-            result["lpips_missing"] = self.lpips.reason
-        return result
-
-
 @torch.no_grad()
 def measure(pipeline: Any, decoded: BakedScene, teacher_path: Path | None) -> dict[str, Any]:
     """Quality on the held-out photos of the decoded asset, of the student it was baked from, and of the teacher."""
@@ -134,30 +101,12 @@ def measure(pipeline: Any, decoded: BakedScene, teacher_path: Path | None) -> di
     return result
 
 
-def teacher_picture(teacher: Any, bundle: Any) -> Tensor:
-    """The teacher's colours [N, 3] of rays, on its own background."""
-    flat, parts = bundle.flatten(), []
-    for begin in range(0, len(flat), 8192):
-        taught = teacher.query_rays(flat[begin : begin + 8192])
-        behind = (1.0 - taught.weights.sum(dim=-1, keepdim=True)).clamp(min=0.0)
-        parts.append((taught.rgb + behind * teacher.background.to(taught.rgb)).clamp(0.0, 1.0))
-    return torch.cat(parts)
-
-
 def baked_run(folder: Path, config: Any, transforms: Path | None) -> None:
     """A run folder inside of the asset, whose model is the asset."""
     from radcomp_plugins.smerf.baked_config import BakedSmerfModelConfig, baked_pipeline
 
-    shown = copy.deepcopy(config)
-    shown.pipeline = baked_pipeline(config.pipeline.datamanager, BakedSmerfModelConfig(asset=Path("..")))
-    shown.load_dir = shown.load_step = shown.load_checkpoint = None
-    checkpoints = folder / CHECKPOINT_FOLDER
-    checkpoints.mkdir(parents=True)
-    (folder / "config.yml").write_text(yaml.dump(shown), "utf8")
-    state = {"step": 0, "pipeline": {}, "optimizers": {}, "schedulers": {}, "scalers": {}}
-    torch.save(state, checkpoints / "step-000000000.ckpt")
-    if transforms is not None:
-        shutil.copyfile(transforms, folder / transforms.name)
+    model = BakedSmerfModelConfig(asset=Path(".."))
+    write_shown_run(folder, config, baked_pipeline(copy.deepcopy(config.pipeline.datamanager), model), transforms)
 
 
 def export_run(

@@ -122,6 +122,9 @@ class SmerfModelConfig(ModelConfig):
     consistency_loss_mult: float = 1.0
     """Weight of the difference between a ray's colours in its own submodel and in a neighbouring one; of no effect
     with one submodel. The paper: 1. It evaluates every ray twice."""
+    consistency_share: float = 1.0
+    """Share of a step's patches that a neighbouring submodel draws as well, in (0, 1]; with one submodel there is none.
+    Less makes steps cheaper: at 1, half of a step's work is the neighbours'. Paper: all."""
     distortion_loss_mult: float = 0.01
     """Weight of mip-NeRF 360's distortion loss. The paper: 0.01."""
     sparsity_loss_mult: float = 0.01
@@ -145,6 +148,8 @@ class SmerfModelConfig(ModelConfig):
         """Check what cannot work."""
         if not 0.0 < self.camera_room <= 1.0:
             raise ValueError(f"camera_room is {self.camera_room}, expected above 0, up to 1")
+        if not 0.0 < self.consistency_share <= 1.0:
+            raise ValueError(f"consistency_share is {self.consistency_share}, expected above 0, up to 1")
         if self.hash_levels < 1 or self.hidden_layers < 0 or self.first_step < 1.0:
             raise ValueError(
                 f"hash_levels {self.hash_levels}, hidden_layers {self.hidden_layers}, first_step {self.first_step}: "
@@ -184,7 +189,8 @@ class SmerfPipelineConfig(VanillaPipelineConfig):
     occupancy_rays: int = 2_000_000
     """Rays that the teacher is asked for before training, to find where the scene is at all."""
     occupancy_threshold: float = 0.005
-    """Weight of a teacher's interval from which it occupies its cells. The paper's bake: 0.005."""
+    """Weight that a voxel has to have on a ray of the teacher to be occupied, in [0, 1]. Raise it (0.05) for a teacher
+    that spreads its walls out: what is left out costs nothing. The paper, per interval of its teacher: 0.005."""
     query_chunk: int = 32768
     """Rays that the teacher is asked for at once; lower it where the teacher runs out of memory."""
     seed: int = 0

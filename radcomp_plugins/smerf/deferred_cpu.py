@@ -15,34 +15,11 @@ _BANDS = 4
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _sin(x):
-    """Sine for |x| <= 1: its Taylor polynomial of degree 11, error 2e-10."""
-    y = x * x
-    p = y * np.float32(-1 / 39916800) + np.float32(1 / 362880)
-    p = p * y + np.float32(-1 / 5040)
-    p = p * y + np.float32(1 / 120)
-    p = p * y + np.float32(-1 / 6)
-    return x * (p * y + _F1)
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _cos(x):
-    """Cosine for |x| <= 1: its Taylor polynomial of degree 12, error 2e-11."""
-    y = x * x
-    p = y * np.float32(1 / 479001600) + np.float32(-1 / 3628800)
-    p = p * y + np.float32(1 / 40320)
-    p = p * y + np.float32(-1 / 720)
-    p = p * y + np.float32(1 / 24)
-    p = p * y + np.float32(-0.5)
-    return p * y + _F1
-
-
-@njit(nogil=True, cache=True, inline="always")
 def _encode(x, at):
     """From three vectors of unit directions in `x` at `at`: sines and cosines of 1, 2, 4 and 8 times them, behind."""
     for axis in range(3):
         d = simd.load(x, at + axis * simd.LANES)
-        s, c = _sin(d), _cos(d)
+        s, c = simd.sine(d), simd.cosine(d)
         for band in range(_BANDS):
             simd.store(x, at + (3 + 3 * band + axis) * simd.LANES, s)
             simd.store(x, at + (3 + 3 * _BANDS + 3 * band + axis) * simd.LANES, c)

@@ -33,6 +33,7 @@ class FreeTexels(nn.Module):
         self.values = nn.Parameter(torch.zeros(0, NUM_CHANNELS))
         self.register_buffer("codes", torch.zeros(0, dtype=torch.long))
         self.codes: Int[Tensor, " U"]
+        self._places: Int[Tensor, " codes"] = torch.zeros(0, dtype=torch.int32)
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -42,11 +43,25 @@ class FreeTexels(nn.Module):
         self.codes = codes
         # The same object with other data: the optimiser keeps its hold of it, and has no state of it yet.
         self.values.data = values.detach().clone()
+        self._places = self._places[:0]
+
+    def places(self) -> Int[Tensor, " codes"]:
+        """For every code up to one above the last where it is in the table, -1 where it is not.
+
+        One look-up per texel instead of a binary search: of a step of 130,000 samples this takes a tenth.
+        """
+        if len(self._places) == 0:
+            table = torch.full((int(self.codes[-1]) + 2,), -1, dtype=torch.int32, device=self.codes.device)
+            table[self.codes] = torch.arange(len(self.codes), dtype=torch.int32, device=self.codes.device)
+            self._places = table
+        return self._places
 
     def look_up(self, codes: Int[Tensor, " N"], otherwise: Callable[[Tensor], Tensor]) -> Float[Tensor, "N 8"]:
         """Values of texels; those that are not in the table come from `otherwise`, called with their codes."""
-        place = torch.searchsorted(self.codes, codes).clamp(max=len(self.codes) - 1)
-        known = self.codes[place] == codes
+        table = self.places()
+        place = table[codes.clamp(max=len(table) - 1)].long()
+        known = place >= 0
+        place = place.clamp(min=0)
         found = gather(self.values, place[:, None], torch.ones_like(place[:, None], dtype=self.values.dtype))
         if bool(known.all()):
             return found
@@ -58,6 +73,7 @@ class FreeTexels(nn.Module):
             if prefix + name in state_dict:
                 mine: Tensor = getattr(self, name)
                 mine.data = torch.empty_like(state_dict[prefix + name], device=mine.device)
+        self._places = self._places[:0]
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

@@ -246,9 +246,11 @@ class SmerfModel(Model):
             "sparsity": self.random_opacity(),
         }
         if several and self.config.consistency_loss_mult > 0:
-            other = self.submodels.random_neighbour(row)
+            some = pool.select(torch.arange(max(1, round(self.config.consistency_share * len(pool)))))
+            rays = 9 * len(some)
+            other = self.submodels.random_neighbour(row[:rays])
             outputs["neighbour_rgb"] = self.render(
-                origins, directions, other, background, self.samples_for(pool, other)
+                origins[:rays], directions[:rays], other, background[:rays], self.samples_for(some, other)
             ).rgb
         return outputs
 
@@ -317,7 +319,7 @@ class SmerfModel(Model):
             result["variation_loss"] = config.variation_loss_mult * losses.network_variation(*grids)
         if "neighbour_rgb" in outputs:
             result["consistency_loss"] = config.consistency_loss_mult * losses.robust_rgb(
-                outputs["neighbour_rgb"], outputs["rgb"]
+                outputs["neighbour_rgb"], outputs["rgb"][: len(outputs["neighbour_rgb"])]
             )
         return result
 

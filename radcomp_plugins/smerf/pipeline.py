@@ -1,5 +1,6 @@
 """SMERF as one ns-train run: ask the teacher where the scene is, then distil its rays."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from nerfstudio.utils.rich_utils import CONSOLE, get_progress
 from torch import Tensor
 
 from radcomp_plugins import compat
+from radcomp_plugins.core.seeded import seeded
 from radcomp_plugins.distributed import any_process, distributed_step, process_index
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.smerf.config import SmerfPipelineConfig
@@ -87,8 +89,10 @@ class SmerfPipeline(VanillaPipeline):
         pools = -(-self.config.occupancy_rays // (9 * self.config.pool_patches * self.world_size))
         with get_progress("Asking the teacher where the scene is", suffix="pools/s") as progress:
             for index in progress.track(range(pools)):
-                points, origins = weighty_points(self.draw_pool(-1 - index), self.config.occupancy_threshold)
-                self.model.mark_occupied(points, origins)
+                pool = self.draw_pool(-1 - index)
+                voxel = 4.0 / self.model.layout.sparse_resolution
+                found = weighty_points(pool, self.config.occupancy_threshold, self.model.submodels, voxel)
+                self.model.mark_occupied(*found)
         self.model.occupancy.cells = any_process(self.model.occupancy.cells)
         self.model.occupancy.measure()
         occupied = int(self.model.occupancy.cells.sum())
@@ -111,10 +115,9 @@ class SmerfPipeline(VanillaPipeline):
             pool = taught_pool(bundle, photo, self.teacher, self.model.submodels, settings)
             return without_most_empty(pool, self.config.empty_share)
 
-    def seeded(self, index: int, purpose: int) -> Any:
-        """A context in which torch's generators depend on seed, purpose, index and rank alone."""
-        seed = ((self.config.seed * 1_000_003 + index) * 8 + purpose) * 4096 + process_index()
-        return _Seeded(seed % 2**63)
+    def seeded(self, index: int, purpose: int) -> AbstractContextManager[None]:
+        """A context in which torch's generators depend on seed, purpose, index and process alone."""
+        return seeded(self.config.seed, index, purpose, process_index())
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
         """A step on taught patches; of several processes, each on its own."""
@@ -140,18 +143,3 @@ class SmerfPipeline(VanillaPipeline):
         writer.put_scalar(name="SMERF/occupied_voxels", scalar=int(self.model.occupancy.cells.sum()), step=step)
         writer.put_scalar(name="SMERF/predicted_bytes", scalar=self.model.predicted_bytes(), step=step)
         return super().get_eval_image_metrics_and_images(step)
-
-
-class _Seeded:
-    """Seeds torch's generators within a block and restores them after it."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.fork = torch.random.fork_rng(devices=list(range(torch.cuda.device_count())))
-
-    def __enter__(self) -> None:
-        self.fork.__enter__()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self.fork.__exit__(*error)

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 
-from radcomp_plugins.smerf.submodels import Submodels
+from radcomp_plugins.core.contraction import contracted_speed
+from radcomp_plugins.smerf.submodels import Submodels, rotate
 from radcomp_plugins.teachers.rays import RayTeacher
 
 OPAQUE = 0.995
@@ -147,13 +148,36 @@ def end_of_sight(edges: Float[Tensor, "R edges"], weights: Float[Tensor, "R n"],
     return torch.where(reached.any(dim=-1), end.clamp(max=far), far)
 
 
-def weighty_points(pool: TaughtPool, threshold: float, per_interval: int = 4) -> tuple[Tensor, Tensor]:
-    """Points in the teacher's intervals whose weight passes a threshold: [M, 3] in the unit frame, and ray origins."""
+def weighty_points(
+    pool: TaughtPool, threshold: float, submodels: Submodels, voxel: float, per_interval: int = 4
+) -> tuple[Float[Tensor, "M 3"], Float[Tensor, "M 3"]]:
+    """Points where a voxel has more weight than a threshold on the teacher's rays.
+
+    An interval's weight is shared out over its length: a teacher that spreads a wall over a tenth of the room gives
+    weight to most of the room, but little of it to any voxel. An interval shorter than a voxel counts whole.
+
+    Args:
+        pool: rays with the teacher's intervals.
+        threshold: weight, in [0, 1].
+        submodels: the frames; a ray's own submodel says how long a voxel is.
+        voxel: side of a voxel, contracted frame.
+        per_interval: points in an interval.
+
+    Returns:
+        Points and the origins of their rays, unit frame.
+    """
     edges, weights = pool.edges.flatten(0, 1), pool.weights.flatten(0, 1)
     ray, interval = torch.where(weights > threshold)
     share = (torch.arange(per_interval, device=edges.device) + 0.5) / per_interval
     starts, ends = edges[ray, interval], edges[ray, interval + 1]
     distance = starts[:, None] + share * (ends - starts)[:, None]
     origins, directions = pool.origins.flatten(0, 1)[ray], pool.directions.flatten(0, 1)[ray]
-    points = origins[:, None] + distance[..., None] * directions[:, None]
-    return points.flatten(0, 1), origins.repeat_interleave(per_interval, dim=0)
+    points = (origins[:, None] + distance[..., None] * directions[:, None]).flatten(0, 1)
+    origins, directions, weight, length = (
+        t.repeat_interleave(per_interval, dim=0) for t in (origins, directions, weights[ray, interval], ends - starts)
+    )
+    along = rotate(directions) * submodels.layout.submodel_scale
+    own = submodels.to_submodel(points, submodels.assign(origins))
+    reach = voxel / contracted_speed(own, along).clamp(min=1e-12)
+    chosen = weight * (reach / length.clamp(min=1e-12)).clamp(max=1.0) > threshold
+    return points[chosen], origins[chosen]

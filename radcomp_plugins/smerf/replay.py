@@ -40,6 +40,10 @@ class Replay:
         """
         self.draw, self.seeded = draw, seeded
         self.kept, self.steps, self.batch = kept, steps, batch
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of all pools; the next step asks the teacher for them anew."""
         self.pools: dict[int, TaughtPool] = {}
         self.newest = -1
         self.whole: list[TaughtPool] = []

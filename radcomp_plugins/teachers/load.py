@@ -19,7 +19,7 @@ SPLAT_KEYS = ("means", "quats", "scales", "opacities", "features_dc", "features_
 ACCEPTED = "a nerfstudio run folder, its config.yml, a .ckpt of it, or a splat file (.ply, .sog)"
 
 # What torch.load raises for a file that is cut off, altered, of another kind, or would run code.
-_DAMAGED = (
+DAMAGED = (
     UnpicklingError,
     RuntimeError,
     LookupError,
@@ -90,7 +90,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     compat.apply()
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)["pipeline"]
-    except _DAMAGED as error:
+    except DAMAGED as error:
         reason = f"{type(error).__name__} {error}".splitlines()[0][:120]
         raise InputError(f"{path}: not a readable nerfstudio checkpoint ({reason}); expected {ACCEPTED}") from error
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):

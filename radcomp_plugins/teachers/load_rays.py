@@ -13,6 +13,7 @@ from radcomp_plugins.teachers.hash_encoding import use_cpu_twin
 from radcomp_plugins.teachers.load import find_teacher, read_checkpoint, read_config
 from radcomp_plugins.teachers.nerfacto import NerfactoTeacher, samples_by_proposals
 from radcomp_plugins.teachers.rays import RayTeacher
+from radcomp_plugins.teachers.vanilla import VanillaNerfTeacher, samples_coarse_to_fine
 from radcomp_plugins.teachers.zipnerf_plugin import ZipNerfPluginTeacher, is_plugin_model
 
 ADVICE = "train a nerfacto-tiny or zipnerf-torch run on its data and give that"
@@ -111,6 +112,8 @@ def teacher_of(model: nn.Module, source: Path) -> RayTeacher:
         from radcomp_plugins.teachers.zipnerf.teacher import ZipNerfTeacher
 
         return ZipNerfTeacher(model)  # type: ignore[arg-type]  # of the one class in that module
+    if samples_coarse_to_fine(model):
+        return VanillaNerfTeacher(model)
     if samples_by_proposals(model):
         return NerfactoTeacher(model)
     raise _no_rays(source, type(model).__name__)

@@ -28,6 +28,8 @@ from radcomp_plugins.errors import InputError
 STATIC = Path(__file__).resolve().parent / "static"
 """The viewer's own files; any static host can serve them as they are."""
 
+PROGRESSIVE = "scene.vqad"
+"""A VQ-AD scene, which is read by byte ranges; our browser viewer does not draw it."""
 CHUNK_BYTES = 1 << 18
 MAX_COMPRESSED_TEXT = 16 * 2**20
 """Larger text files are sent as they are: compressing them would hold them in memory."""
@@ -294,10 +296,12 @@ class AssetServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where a browser finds the viewer with the asset opened."""
+        """Where a browser finds the viewer with the asset opened, or where the progressive file is."""
         host, port = self.server_address[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(str(host), f"[{host}]" if ":" in str(host) else host)
         folder = self.roots["/asset/"]
+        if (folder / PROGRESSIVE).is_file():
+            return f"http://{host}:{port}/asset/{PROGRESSIVE}"
         inside = sorted(path.parent.name for path in folder.glob("sm_[0-9][0-9][0-9]/scene_params.json"))
         name = inside[0] if inside else "scene_params.json"
         return f"http://{host}:{port}/?asset=/asset/{name}"
@@ -318,16 +322,18 @@ def address_problem(error: OSError, host: str, port: int) -> str:
 
 
 def check_asset(folder: Path) -> Path:
-    """A folder that holds a baked scene or one submodel of it.
+    """A folder that holds a baked scene or one submodel of it, or a progressive file.
 
     Raises:
-        InputError: It is no folder, or has no scene_params.json where one is expected.
+        InputError: It is no folder, or has neither a scene_params.json where one is expected nor a `PROGRESSIVE`.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is {'no folder' if folder.exists() else 'not there'}: give the folder of an asset")
     if (folder / "scene_params.json").is_file() or any(folder.glob("sm_[0-9][0-9][0-9]/scene_params.json")):
         return folder
+    if (folder / PROGRESSIVE).is_file():
+        return folder
     raise InputError(
-        f"{folder} has no scene_params.json and no sm_000/scene_params.json in it: give the folder that "
-        "`ns-export smerf` wrote"
+        f"{folder} has no scene_params.json, no sm_000/scene_params.json and no {PROGRESSIVE} in it: give the folder "
+        "that `ns-export smerf` or `ns-export vqad` wrote"
     )

@@ -149,3 +149,14 @@ def test_exp_is_clamped():
     assert np.isfinite(out[0]) and out[0] > 1e37 and out[16] == 1
     exponentials(np.full(16, -1e6, np.float32), out)
     assert 0 < out[0] < 1e-37 and 0 <= out[16] < 1e-37
+
+
+@njit
+def one_in_all_lanes(data, at, out):
+    simd.store(out, 0, simd.broadcast_at(data, at))
+
+
+def test_one_float_in_all_lanes():
+    data, out = np.arange(40, dtype=np.float32), np.empty(16, np.float32)
+    one_in_all_lanes(data, 33, out)
+    assert out.tolist() == [33.0] * 16

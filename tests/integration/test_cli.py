@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import TIMEOUT, command, done, environment, run
 from PIL import Image
 
 from radcomp_plugins import compat
@@ -20,36 +20,6 @@ from radcomp_plugins.splats.formats.registry import read_splats
 from radcomp_plugins.teachers.load import load_splats
 
 pytestmark = pytest.mark.slow
-
-TIMEOUT = 900
-# No LPIPS weights: whether they can be had does not change the test.
-OFFLINE = {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9", "no_proxy": "127.0.0.1"}
-
-
-def command(name: str) -> str:
-    """A console script of the Python that runs the tests."""
-    path = Path(sys.executable).with_name(name)
-    if not path.exists():
-        pytest.skip(f"no {name} beside {sys.executable}")
-    return str(path)
-
-
-def environment(folder: Path) -> dict[str, str]:
-    return {**os.environ, **OFFLINE, "TORCH_HOME": str(folder / "torch"), "COLUMNS": "200"}
-
-
-def run(folder: Path, name: str, *args: object) -> subprocess.CompletedProcess:
-    """Run a command in a working directory of its own."""
-    folder.mkdir(exist_ok=True)
-    return subprocess.run(
-        [command(name), *map(str, args)], cwd=folder, env=environment(folder), capture_output=True, text=True,
-        timeout=TIMEOUT, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
-def done(result: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result
 
 
 @pytest.fixture(scope="module")

@@ -3,38 +3,18 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import done, run
 
 pytestmark = pytest.mark.slow
 
-TIMEOUT = 900
-OFFLINE = {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9", "no_proxy": "127.0.0.1"}
 SMALL = (
     "--pipeline.model.triplane-resolution", 64, "--pipeline.model.sparse-resolution", 16,
     "--pipeline.model.hash-log2-size", 10, "--pipeline.batch-patches", 16, "--pipeline.pool-patches", 64,
     "--pipeline.pool-steps", 4, "--pipeline.occupancy-rays", 2000, "--vis", "tensorboard",
 )  # fmt: skip
-
-
-def run(folder: Path, name: str, *args: object) -> subprocess.CompletedProcess:
-    path = Path(sys.executable).with_name(name)
-    if not path.exists():
-        pytest.skip(f"no {name} beside {sys.executable}")
-    folder.mkdir(exist_ok=True)
-    environment = {**os.environ, **OFFLINE, "TORCH_HOME": str(folder / "torch"), "COLUMNS": "200"}
-    return subprocess.run(
-        [str(path), *map(str, args)], cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT,
-        stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
-def done(result: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from tiny_students import ball_pool, small_model, train
 
 from radcomp_plugins.core.metrics import psnr
 from radcomp_plugins.errors import InputError
+from radcomp_plugins.smerf import losses
 from radcomp_plugins.smerf.config import SmerfModelConfig, SmerfPipelineConfig
 from radcomp_plugins.smerf.model import SmerfModel, cull_threshold
 from radcomp_plugins.smerf.rays import weighty_points
@@ -42,7 +43,7 @@ def test_all_losses_are_there_and_weigh_what_they_should() -> None:
     assert len(model.submodels) == 8
     pool = ball_pool(model, 40)
     with torch.no_grad():
-        model.mark_occupied(*weighty_points(pool, 0.005))
+        model.mark_occupied(*weighty_points(pool, 0.005, model.submodels, 4.0 / model.layout.sparse_resolution))
         model.occupancy.measure()
     model.train()
     torch.manual_seed(1)
@@ -65,7 +66,7 @@ def test_consistency_reaches_both_submodels() -> None:
     model = small_model(submodels_per_axis=2, submodel_scale_factor=0.8, reassign_share=0.0)
     pool = ball_pool(model, 60)
     with torch.no_grad():
-        model.mark_occupied(*weighty_points(pool, 0.005))
+        model.mark_occupied(*weighty_points(pool, 0.005, model.submodels, 4.0 / model.layout.sparse_resolution))
         model.occupancy.measure()
     home = model.submodels.assign(pool.origins.flatten(0, 1))
     pool = pool.select(torch.where((home.view(-1, 9) == 0).all(dim=-1))[0])
@@ -76,6 +77,19 @@ def test_consistency_reaches_both_submodels() -> None:
     tables = list(model.field.grids.parameters())
     touched = [table.grad is not None and bool(table.grad.abs().sum() > 0) for table in tables]
     assert touched[0] and sum(touched) > 1
+
+
+def test_neighbours_draw_a_share_of_the_patches() -> None:
+    torch.manual_seed(0)
+    model = small_model(submodels_per_axis=2, submodel_scale_factor=0.8, consistency_share=0.25)
+    pool = ball_pool(model, 60)
+    model.train()
+    outputs = model.taught_outputs(pool)
+    assert len(outputs["neighbour_rgb"]) == len(outputs["rgb"]) // 4 == 15 * 9
+    expected = losses.robust_rgb(outputs["neighbour_rgb"], outputs["rgb"][: 15 * 9])
+    torch.testing.assert_close(model.get_loss_dict(outputs, {})["consistency_loss"], expected)
+    with pytest.raises(ValueError, match="consistency_share is 0"):
+        SmerfModelConfig(consistency_share=0.0)
 
 
 def test_cull_threshold_by_hand() -> None:

@@ -90,12 +90,27 @@ def test_end_of_sight_by_hand() -> None:
     assert end_of_sight(edges, weights, 100.0).tolist() == [2.0, 100.0, 1.0]
 
 
+def test_a_long_interval_shares_its_weight_out() -> None:
+    frames = submodels()
+    # One ray along x through the linear region: 0.6 of weight on 0.02, then 0.3 on 0.1, unit frame; a voxel is 0.01.
+    edges = torch.tensor([0.0, 0.05, 0.07, 0.17]).expand(1, 9, 4)
+    weights = torch.tensor([0.0, 0.6, 0.3]).expand(1, 9, 3)
+    directions = torch.tensor([1.0, 0.0, 0.0]).expand(1, 9, 3)
+    pool = TaughtPool(torch.zeros(1, 9, 3), directions, edges, weights, torch.zeros(1, 9, 3))
+    voxel = 0.01 * frames.layout.submodel_scale
+    for threshold, farthest in ((0.029, 0.17), (0.031, 0.07), (0.29, 0.07)):
+        points, _ = weighty_points(pool, threshold, frames, voxel)
+        assert float(points[:, 0].min()) > 0.05 and farthest - 0.03 < float(points[:, 0].max()) < farthest
+    assert len(weighty_points(pool, 0.31, frames, voxel)[0]) == 0
+    assert len(weighty_points(pool, 0.31, frames, 10 * voxel)[0]) == 36, "shorter than a voxel: it counts whole"
+
+
 def test_weighty_points_lie_on_the_balls() -> None:
     frames = submodels()
     pool = taught_pool(
         orbit_rays(300), torch.zeros(2700, 3), BallTeacher(), frames, JitterSettings(0.0, 0.0, 0.0, 3000)
     )
-    points, origins = weighty_points(pool, 0.01)
+    points, origins = weighty_points(pool, 0.01, frames, 0.25)
     assert len(points) == len(origins) > 100
     scene = points / frames.unit_scale
     from analytic_teacher import CENTRES, RADII

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ class Seeded(AbstractContextManager[None]):
         self.fork.__enter__()
         torch.manual_seed(self.index)
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         self.fork.__exit__(*error)
 
 

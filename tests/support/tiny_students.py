@@ -41,7 +41,9 @@ def train(model: SmerfModel, steps: int, patches: int = 64, lr: float = 1e-2) ->
     """Train on the balls; returns the sum of the losses at each step."""
     with torch.no_grad():
         for _ in range(3):
-            model.mark_occupied(*weighty_points(ball_pool(model, 1000), 0.005))
+            model.mark_occupied(
+                *weighty_points(ball_pool(model, 1000), 0.005, model.submodels, 4.0 / model.layout.sparse_resolution)
+            )
         model.occupancy.measure()
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, eps=1e-15, betas=(0.9, 0.99))
     pool, history = ball_pool(model, 1000), []

@@ -1,13 +1,18 @@
 """What the processes of a distributed test run: spawned ones import it by name, so it lies beside no test."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from radcomp_plugins import seeded_rays
 from radcomp_plugins.distributed import distributed_step
+from radcomp_plugins.smerf import pipeline as smerf_pipeline
 
 TOTAL_RAYS = 12
 
@@ -134,25 +139,35 @@ def train_student_alone(config: Any) -> list[dict[str, Any]]:
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
     pipeline, model = trainer.pipeline, trainer.pipeline.model
-    pipeline.datamanager.local_rank = 1
-    pipeline.find_scene()
+    with as_process(1):
+        pipeline.find_scene()
     pipeline.train()
     steps = []
     for step in range(2):
         trainer.optimizers.zero_grad_all()
         mean: dict[str, Tensor] = {}
         for rank in range(2):
-            pipeline.datamanager.local_rank, pipeline._pool = rank, []
+            pipeline._replay[0].forget()
             prune = model.occupancy.prune
             if rank == 1:  # cells are pruned once a step, by what both have seen
                 model.occupancy.prune = lambda: None
-            _, losses, _ = pipeline.losses(step)
+            with as_process(rank):
+                _, losses, _ = pipeline.losses(step)
             model.occupancy.prune = prune
             (torch.stack(list(losses.values())).sum() / 2).backward()
             mean = {name: mean.get(name, 0) + loss.detach() / 2 for name, loss in losses.items()}
         steps.append(record(model, mean))
         trainer.optimizers.optimizer_step_all()
     return steps
+
+
+@contextmanager
+def as_process(rank: int) -> Iterator[None]:
+    """Within the block the rays drawn are those of the process of this rank."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (smerf_pipeline, seeded_rays):
+            patch.setattr(module, "process_index", lambda: rank)
+        yield
 
 
 def record(model: nn.Module, losses: dict[str, Tensor]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import yaml
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.models.nerfacto import NerfactoModelConfig
-from nerfstudio.models.vanilla_nerf import NeRFModel, VanillaModelConfig
 from ray_teachers import SMALL, copy_of, make_nerfacto, rays_around
 
 from radcomp_plugins import compat
@@ -145,12 +144,9 @@ def test_splats_answer_no_rays(teacher_run, teacher_ply):
         assert_one_line(path, "splat models answer no ray queries", "nerfacto-tiny")
 
 
-def test_unknown_models_and_plain_nerf(saved_run, tmp_path):
+def test_unknown_models(saved_run):
     config = OddModelConfig()
     assert_one_line(saved_run(odd(config, OddModel), config), "OddModel models answer no ray queries")
-    shutil.rmtree(tmp_path / "run")
-    plain = VanillaModelConfig(_target=NeRFModel)
-    assert_one_line(saved_run(odd(plain, NeRFModel), plain), "NeRFModel models answer no ray queries")
 
 
 def test_what_cannot_be_built_here(saved_run):

@@ -1,5 +1,6 @@
 """`radcomp serve` from the command line."""
 
+import functools
 import re
 import signal
 import subprocess
@@ -16,7 +17,9 @@ from radcomp_plugins.errors import InputError
 def test_serves_until_interrupted(tmp_path: Path):
     (tmp_path / "scene_params.json").write_text("{}")
     command = [sys.executable, "-u", "-m", "radcomp_plugins.cli.main", "serve", str(tmp_path), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell that runs the tests in the background has them ignore interrupts, and this process would inherit that.
+    heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeds)
     try:
         assert process.stdout is not None
         found = None
