@@ -10,9 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from radcomp_plugins.core.files import atomic_write, refuse_overwrite
-from radcomp_plugins.errors import InputError
 from radcomp_plugins.splats.formats.rcs import RcsSettings, decode_rcs, encode_rcs
-from radcomp_plugins.splats.formats.registry import FORMATS, read_splats, write_splats
+from radcomp_plugins.splats.formats.registry import SplatFormat, format_to_write, write_splats
 from radcomp_plugins.splats.formats.sog_writer import default_palette_size
 from radcomp_plugins.splats.gaussians import Gaussians
 from radcomp_plugins.splats.rate_control import Codec, Goal, Measured, Meter, Point, control, finite_scene, fit_size
@@ -20,8 +19,8 @@ from radcomp_plugins.splats.recover import recover
 from radcomp_plugins.splats.significance import contributions, most_significant, score
 from radcomp_plugins.splats.virtual_views import virtual_views
 
-TEST_SEED = 1
-"""The views of the report are not those that were trained on and searched with."""
+TEST_SEED, CHOICE_SEED = 1, 2
+"""The views of the report are not those that were trained on and searched with, nor those that training is judged by."""
 
 
 class RcsCodec:
@@ -43,46 +42,44 @@ class FileCodec:
     """Any other format of the registry, by way of a temporary file.
 
     Args:
-        suffix: of the format.
+        known: The format, one that can be written.
     """
 
-    def __init__(self, suffix: str) -> None:
-        self.suffix = suffix
-        self.moves: Sequence[str] = ("palette", "degree") if suffix == ".sog" else ("degree",)
+    def __init__(self, known: SplatFormat) -> None:
+        self.known = known
+        self.moves: Sequence[str] = ("palette", "degree") if known.name == "sog" else ("degree",)
 
     def encode(self, gaussians: Gaussians, point: Point, significance: Float[Tensor, " N"]) -> bytes:
         """The whole file."""
         options: dict[str, Any] = {}
-        if self.suffix == ".sog":
+        if self.known.name == "sog":
             options["significance"] = significance
             if point.degree:
                 options["palette_size"] = point.palette
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"scene{self.suffix}"
+            path = self._path(folder)
             write_splats(path, gaussians, **options)
             return path.read_bytes()
 
     def decode(self, data: bytes) -> Gaussians:
         """What it holds."""
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"scene{self.suffix}"
+            path = self._path(folder)
             path.write_bytes(data)
-            return read_splats(path)
+            return self.known.read(path)
+
+    def _path(self, folder: str) -> Path:
+        return Path(folder) / f"scene{self.known.suffixes[0]}"
 
 
 def codec_for(path: Path) -> Codec:
     """The codec that a file's suffix names.
 
     Raises:
-        InputError: a suffix that is not known.
+        InputError: a suffix that is not known, or of files that are only read.
     """
-    suffix = path.suffix.lower()
-    if suffix == ".rcs":
-        return RcsCodec()
-    known = [s for f in FORMATS.values() for s in f.suffixes]
-    if suffix not in known:
-        raise InputError(f"{path}: unknown splat format {suffix!r}, expected {', '.join(sorted({*known, '.rcs'}))}")
-    return FileCodec(suffix)
+    known = format_to_write(path)
+    return RcsCodec() if known.name == "rcs" else FileCodec(known)
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,7 @@ def compress(
 
 
 def _recovered(meter: Meter, chosen: Measured, goal: Goal, effort: Effort) -> Measured:
-    """The file of the trained scene if it is better and keeps the goal, otherwise the one that was chosen."""
+    """The file of the trained scene if it is better on views of its own and keeps the goal, otherwise the chosen one."""
     keep = most_significant(meter.significance, chosen.point.count / len(meter.original))
     pruned = meter.original.select(keep).with_sh_degree(chosen.point.degree)
     trained = recover(pruned, meter.original, meter.views, effort.recovery_steps, effort.seed)
@@ -176,8 +173,13 @@ def _recovered(meter: Meter, chosen: Measured, goal: Goal, effort: Effort) -> Me
         fitted = after.measure(chosen.point)
     else:
         fitted = fit_size(after, chosen.point, replace(goal, count=None))
-    better = fitted is not None and fitted.psnr > chosen.psnr
-    return fitted if fitted is not None and better else chosen
+    if fitted is None or (goal.psnr is not None and fitted.psnr < goal.psnr):
+        return chosen
+    # Few small views can be learned by heart, so the views that were trained on do not decide.
+    others = virtual_views(meter.original, max(effort.views // 2, 1), effort.size, effort.seed + CHOICE_SEED)
+    judge = Meter(meter.original, meter.significance, meter.codec, others)
+    psnr = [judge.psnr_of(meter.codec.decode(m.data)) for m in (chosen, fitted)]
+    return fitted if psnr[1] > psnr[0] else chosen
 
 
 def _default_palette(scene: Gaussians) -> int:

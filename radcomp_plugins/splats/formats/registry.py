@@ -80,13 +80,24 @@ def write_splats(path: Path | str, gaussians: Gaussians, **options: Any) -> dict
     Raises:
         InputError: A suffix that is not known, or what the writer refuses.
     """
+    known = format_to_write(path)
+    assert known.write is not None
+    return known.write(Path(path), gaussians, **options)
+
+
+def format_to_write(path: Path | str) -> SplatFormat:
+    """The format that a new file's name asks for: the one with the longest suffix that it ends in.
+
+    Raises:
+        InputError: A suffix that is not known, or of files that are only read.
+    """
     path = Path(path)
     known = _by_suffix(path)
     if known is None:
         raise InputError(f"{path}: unknown splat format {path.suffix!r}, expected {_list_formats()}")
     if known.write is None:
         raise InputError(f"{path}: {known.title}, files of this format cannot be written; expected {_list_formats()}")
-    return known.write(path, gaussians, **options)
+    return known
 
 
 def splat_format_of(path: Path | str) -> str:
