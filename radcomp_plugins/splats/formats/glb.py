@@ -24,7 +24,7 @@ from radcomp_plugins.core.files import atomic_write, parse_json, read_bytes
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.splats.formats.ply import INFINITE_LOGIT, check_writable
 from radcomp_plugins.splats.formats.spz import gaussians_of_spz, spz_bytes
-from radcomp_plugins.splats.frames import HALF_TURN_ABOUT_X, HALF_TURN_ABOUT_Z, rotate
+from radcomp_plugins.splats.frames import HALF_TURN_ABOUT_Z, rotate
 from radcomp_plugins.splats.gaussians import MAX_SH_DEGREE, Gaussians
 
 MAGIC = b"glTF"
@@ -112,7 +112,7 @@ def gaussians_of_glb(data: bytes, where: str) -> Gaussians:
     extras = primitive.get("extras")
     if isinstance(spz, dict):
         view, _ = _view(document, spz.get("bufferView"), body, where)
-        return rotate(gaussians_of_spz(view, f"{where}: SPZ"), HALF_TURN_ABOUT_X)
+        return gaussians_of_spz(view, f"{where}: SPZ", turn=True)
     attributes = primitive.get("attributes")
     if not isinstance(attributes, dict) or not isinstance(attributes.get("POSITION"), int):
         raise InputError(f"{where}: the splat primitive has no POSITION, expected attributes or {SPZ_EXTENSION}")

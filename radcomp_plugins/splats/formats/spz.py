@@ -4,8 +4,9 @@ Versions 2 and 3 are one gzip stream: a header of 16 bytes, then each array of `
 has a plain header of 32 bytes, extension records, a table of sizes, and each array as a zstd frame of its own. Version
 2 stores rotations in three bytes; 3, which most viewers open, and 4 in four.
 
-The frame is kept as it is. SPZ's own page names x right, y up, z back; but its command line tool, splat-transform 3
-and gsply all write a .ply's numbers as they stand. `turn=True` writes the frame of that page.
+SPZ's own page says that files are in the frame x right, y up, z back (RUB), which callers have to ask its library for.
+Its command line tool, gsply and splat-transform 3 do not ask, and write a .ply's numbers as they stand; so do we unless
+told otherwise. splat-transform 2.7 asks. `turn=True`, of writer and reader, is for files in the frame of the page.
 
 Format: github.com/nianticlabs/spz, README and extensions/README.
 """
@@ -67,7 +68,7 @@ def write_spz(
         version: 2, 3 or 4. Most viewers open 3; 4 is a little smaller.
         fraction_bits: Bits of a position after the point, 0 to 23; None takes `default_fraction_bits`.
         sh_bits: Bits that are kept of each SH coefficient of degree 1, and of higher degrees, 1 to 8.
-        turn: Whether to turn the scene from y down, z forward to y up, z back.
+        turn: Whether to turn the scene from y down, z forward to y up, z back, the frame of SPZ's page.
         overwrite: Whether an existing file may be replaced.
 
     Returns:
@@ -84,20 +85,23 @@ def write_spz(
     return parts
 
 
-def read_spz(path: Path | str) -> Gaussians:
+def read_spz(path: Path | str, *, turn: bool = False) -> Gaussians:
     """Reads an .spz file of version 2, 3 or 4.
 
     Args:
         path: The file. SH of degree 4 are cut to 3, with a warning.
+        turn: Whether to turn the scene back from y up, z back, the frame of SPZ's page, to y down, z forward. Nothing
+            in a file says whether it needs that.
 
     Returns:
-        The Gaussians on the CPU, float32, in the order and frame of the file; quaternions of length 1.
+        The Gaussians on the CPU, float32, in the order of the file, and in its frame unless turned; quaternions of
+        length 1.
 
     Raises:
         InputError: Not such a file, another version, damaged, cut off, or a count that does not fit its size.
     """
     path = Path(path)
-    return gaussians_of_spz(read_bytes(path, MAX_FILE_BYTES), str(path))
+    return gaussians_of_spz(read_bytes(path, MAX_FILE_BYTES), str(path), turn)
 
 
 def default_fraction_bits(gaussians: Gaussians) -> int:
@@ -138,13 +142,15 @@ def spz_bytes(
     return _assemble_zstd(head, streams) if version == 4 else _assemble_gzip(head, streams)
 
 
-def gaussians_of_spz(data: bytes, where: str) -> Gaussians:
+def gaussians_of_spz(data: bytes, where: str, turn: bool = False) -> Gaussians:
     """The scene in the bytes of an SPZ file; see `read_spz`."""
     if data[:2] == GZIP_MAGIC:
-        return _read_gzip(data, where)
-    if data[:4] == MAGIC:
-        return _read_zstd(data, where)
-    raise InputError(f"{where}: starts with {data[:4]!r}, expected an SPZ file (gzip, or NGSP)")
+        scene = _read_gzip(data, where)
+    elif data[:4] == MAGIC:
+        scene = _read_zstd(data, where)
+    else:
+        raise InputError(f"{where}: starts with {data[:4]!r}, expected an SPZ file (gzip, or NGSP)")
+    return rotate(scene, HALF_TURN_ABOUT_X) if turn else scene
 
 
 def _most_fraction_bits(g: Gaussians) -> int:
