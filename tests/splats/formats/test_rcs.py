@@ -14,6 +14,7 @@ from radcomp_plugins.core.container import read_chunk, read_contents, write_cont
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.splats.formats import rcs, rcs_header, rcs_quantise
 from radcomp_plugins.splats.formats.rcs import MAGIC, RcsSettings, decode_rcs, encode_rcs, read_rcs, write_rcs
+from radcomp_plugins.splats.formats.registry import read_splats
 from radcomp_plugins.splats.gaussians import Gaussians
 
 FINE = RcsSettings(position=0.01, scale=0.05, rotation=1 / 256, opacity=1 / 255, colour=0.04, palette=65536, sh=0.01)
@@ -48,7 +49,8 @@ def test_every_attribute_is_within_half_a_step(make_scene, covariances, degree: 
     volume = covariances(h).logdet() - covariances(g).logdet()
     assert float(volume.abs().max()) <= 0.16
     if degree:
-        assert float((g.shN - h.shN).abs().max()) <= 0.04 * float(g.shN.abs().max())
+        # Chroma reaches twice as far as a channel, in 127 steps; a channel takes half a step of luma and of chroma each.
+        assert float((g.shN - h.shN).abs().max()) <= 2.001 / 127 * float(g.shN.abs().max())
 
 
 def test_thin_gaussians_keep_their_direction(make_scene, covariances) -> None:
@@ -64,7 +66,9 @@ def test_thin_gaussians_keep_their_direction(make_scene, covariances) -> None:
 def test_coarser_steps_make_smaller_files(make_scene) -> None:
     g = make_scene(2000, 2)
     sizes = [len(encode_rcs(g, RcsSettings().scaled(f))[0]) for f in (0.5, 1.0, 2.0)]
-    assert sizes[0] > 1.08 * sizes[1] > 1.08**2 * sizes[2]
+    # Thirteen numbers have steps, and lose up to a bit each when these double: 10.9 and 11.7 bits are measured.
+    for finer, coarser in zip(sizes[:-1], sizes[1:], strict=True):
+        assert 10.0 < 8 * (finer - coarser) / len(g) <= 13.0
 
 
 def test_levels_of_detail_and_prefixes(make_scene) -> None:
@@ -131,7 +135,9 @@ def test_one_absurd_scale_leaves_the_others_alone(make_scene) -> None:
 def test_many_equal_gaussians_are_no_bomb(make_scene) -> None:
     same = make_scene(1, 0).select(torch.zeros(120_000, dtype=torch.int64))
     data, _ = encode_rcs(same)
-    assert len(decode_rcs(data, "x")) == 120_000 and len(data) < 4000
+    # As long as the reader asks for: a 32nd of the count beyond the free one; 17 chunks with 14 bytes in the contents.
+    assert len(decode_rcs(data, "x")) == 120_000
+    assert len(data) == (120_000 - rcs.FREE_COUNT) // rcs.COUNT_PER_BYTE + 16 + 17 * 14
 
 
 def test_bombs_are_refused(make_scene) -> None:
@@ -257,11 +263,17 @@ def test_ascii_kinds_are_what_the_container_takes(make_scene) -> None:
     assert entropy.MAX_BITS == 8
 
 
-@pytest.mark.parametrize("name", ["playbot_lod5_0.sog"])
-def test_a_trained_scene(real_data: Callable[[str], Path], name: str) -> None:
-    from radcomp_plugins.splats.formats.registry import read_splats
-
+@pytest.mark.parametrize(
+    "name, measured",
+    [("playbot_lod5_0.sog", 8.607), ("playbot_lod3_0.sog", 9.317), ("guitar.compressed.ply", 7.320)],
+)
+def test_trained_scenes(real_data: Callable[[str], Path], name: str, measured: float) -> None:
     g = read_splats(real_data(f"splats/{name}"))
     data, _ = encode_rcs(g)
     h = decode_rcs(data, "x")
-    assert len(h) == len(g) and len(data) < 16 * len(g)
+    assert len(h) == len(g) and h.sh_degree == g.sh_degree
+    # Other libraries' k-means and logarithms may round otherwise.
+    assert len(data) / len(g) == pytest.approx(measured, rel=0.02)
+    assert float((g.opacities.sigmoid().sort().values - h.opacities.sigmoid().sort().values).abs().max()) <= 0.5 / 48
+    scales = g.scales.flatten().sort().values - h.scales.flatten().sort().values
+    assert float(scales.abs().quantile(0.999)) <= 0.0751
