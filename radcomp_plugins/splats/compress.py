@@ -20,7 +20,7 @@ from radcomp_plugins.splats.significance import contributions, most_significant,
 from radcomp_plugins.splats.virtual_views import virtual_views
 
 TEST_SEED, CHOICE_SEED = 1, 2
-"""The views of the report are not those that were trained on and searched with, nor those that training is judged by."""
+"""The views of the report are neither those that were searched with and trained on nor those that judge training."""
 
 
 class RcsCodec:
@@ -161,7 +161,7 @@ def compress(
 
 
 def _recovered(meter: Meter, chosen: Measured, goal: Goal, effort: Effort) -> Measured:
-    """The file of the trained scene if it is better on views of its own and keeps the goal, otherwise the chosen one."""
+    """The file of the trained scene if it is better on other views and keeps the goal, otherwise the chosen one."""
     keep = most_significant(meter.significance, chosen.point.count / len(meter.original))
     pruned = meter.original.select(keep).with_sh_degree(chosen.point.degree)
     trained = recover(pruned, meter.original, meter.views, effort.recovery_steps, effort.seed)

@@ -49,7 +49,7 @@ def test_every_attribute_is_within_half_a_step(make_scene, covariances, degree: 
     volume = covariances(h).logdet() - covariances(g).logdet()
     assert float(volume.abs().max()) <= 0.16
     if degree:
-        # Chroma reaches twice as far as a channel, in 127 steps; a channel takes half a step of luma and of chroma each.
+        # Chroma reaches twice as far as a channel, in 127 steps; a channel has half a step's error of luma and chroma.
         assert float((g.shN - h.shN).abs().max()) <= 2.001 / 127 * float(g.shN.abs().max())
 
 
