@@ -3,6 +3,7 @@
 import random
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from radcomp_plugins.core import entropy
 from radcomp_plugins.core.container import read_chunk, read_contents, write_container
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.splats.formats import rcs, rcs_header, rcs_quantise
+from radcomp_plugins.splats.formats.ply import read_ply
 from radcomp_plugins.splats.formats.rcs import MAGIC, RcsSettings, decode_rcs, encode_rcs, read_rcs, write_rcs
 from radcomp_plugins.splats.formats.registry import read_splats
 from radcomp_plugins.splats.gaussians import Gaussians
 
+DATA = Path(__file__).resolve().parents[2] / "data"
 FINE = RcsSettings(position=0.01, scale=0.05, rotation=1 / 256, opacity=1 / 255, colour=0.04, palette=65536, sh=0.01)
 
 
@@ -104,6 +107,21 @@ def test_significance_orders_the_levels(make_scene) -> None:
         encode_rcs(g, None, -first)
 
 
+def test_golden_file(covariances) -> None:
+    """What version 1 wrote still decodes to the same scene; its .ply twin lies beside it."""
+    h = read_rcs(DATA / "golden.rcs")
+    g = matched(read_ply(DATA / "golden.ply"), h)
+    size = g.scales.double().sort(dim=1).values[:, 1:].mean(dim=1).exp()
+    assert bool(((g.means - h.means).abs().amax(dim=1) <= 0.005 * 1.06 * size + 1e-5).all())
+    a, b = covariances(g), covariances(h)
+    # Scales add 5.1 %; rotations are the coarser the rounder a Gaussian is: 6.41 % in all when it was written.
+    assert float(((a - b).flatten(1).norm(dim=1) / a.flatten(1).norm(dim=1)).max()) <= 0.065
+    assert float((g.opacities.sigmoid() - h.opacities.sigmoid()).abs().max()) <= 0.5 / 255 + 1e-5
+    assert float((g.sh0 - h.sh0).abs().max()) <= 0.04 * 1.26
+    assert float((g.shN - h.shN).abs().max()) <= 2.001 / 127 * float(g.shN.abs().max())
+    assert len(read_rcs(DATA / "golden.rcs", 1)) < len(h)
+
+
 def test_same_input_same_bytes(make_scene) -> None:
     g = make_scene(300, 2)
     assert encode_rcs(g)[0] == encode_rcs(g)[0]
@@ -116,7 +134,7 @@ def test_odd_scenes(make_scene) -> None:
     same = g.select(torch.full((500,), 5))
     back = decode_rcs(encode_rcs(same)[0], "x")
     assert len(back) == 500 and float((back.means - g.means[5]).abs().max()) < 1e-3
-    far = Gaussians(**{**g.tensors, "means": g.means.clone()})
+    far = replace(g, means=g.means.clone())
     far.means[0] = torch.tensor([1e30, -3e37, 5.0])
     back = decode_rcs(encode_rcs(far, FINE)[0], "x")
     assert bool((back.means == far.means[0]).all(dim=1).any())
@@ -174,7 +192,7 @@ def test_files(tmp_path: Path, make_scene) -> None:
 @pytest.mark.parametrize("field", ["position", "scale", "rotation", "opacity", "colour", "sh", "palette", "levels"])
 def test_settings_out_of_range(field: str) -> None:
     with pytest.raises(ValueError, match=field):
-        RcsSettings(**{field: 1e6})
+        RcsSettings(**{field: 1e6})  # pyright: ignore[reportArgumentType]
 
 
 def test_header_says_what_is_wrong() -> None:
