@@ -13,8 +13,10 @@ from radcomp_plugins.splats.sh import sh_to_colors
 
 def scene(n: int, degree: int, seed: int = 0) -> Gaussians:
     generator = torch.Generator().manual_seed(seed)
-    shapes = [(n, 3), (n, 4), (n, 3), (n,), (n, 3), (n, (degree + 1) ** 2 - 1, 3)]
-    return Gaussians(*(torch.randn(*shape, generator=generator) for shape in shapes))
+    shapes = {"means": (n, 3), "quats": (n, 4), "scales": (n, 3), "opacities": (n,), "sh0": (n, 3)}
+    shapes["shN"] = (n, (degree + 1) ** 2 - 1, 3)
+    tensors = {name: torch.randn(*shape, generator=generator) for name, shape in shapes.items()}
+    return Gaussians(**tensors, antialiased=False)
 
 
 def colours(g: Gaussians, viewmat: torch.Tensor) -> torch.Tensor:

@@ -99,7 +99,8 @@ def gaussians_of_ksplat(data: bytes, where: str) -> Gaussians:
         raise InputError(f"{where}: {total} Gaussians in its sections, {count} in its header, expected one or more")
     degree = max(part.sh_degree for part in parts)
     parts = [part.with_sh_degree(degree) for part in parts]
-    scene = Gaussians(*(torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors))
+    tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}
+    scene = Gaussians(**tensors, antialiased=False)
     keep = scene.finite()
     if not bool(keep.any()):
         raise InputError(f"{where}: all {total} Gaussians hold NaN or infinity, expected finite numbers")

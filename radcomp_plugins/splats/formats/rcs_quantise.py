@@ -252,7 +252,7 @@ def dequantise_opacity(header: Header, levels: Ints) -> Array64:
 
 def dequantise_colours(header: Header, levels: Ints) -> Array64:
     """Constant SH coefficients [N, 3]."""
-    return planes_to_colour(np.array(header.colour_low) + levels * np.array(header.colour_step))
+    return planes_to_colour(np.array(header.colour_low) + levels.astype(np.float64) * np.array(header.colour_step))
 
 
 def _rotation_offset(step: float) -> int:

@@ -96,7 +96,7 @@ def test_round_trip(tmp_path: Path, make_scene, n: int, degree: int, seed: int, 
         assert float((read.shN - g.shN.clamp(-4, 4)).abs().max()) <= 1 / 64 + 1e-6
 
 
-def make(chunks: int = 1, count: int = 2, **changes: str) -> bytes:
+def make(chunks: int = 1, count: int = 2, **changes: tuple[str, str]) -> bytes:
     ranges = [f"{end}_{axis}" for end in ("min", "max") for axis in "xyz"]
     ranges += [f"{end}_scale_{axis}" for end in ("min", "max") for axis in "xyz"]
     head = f"ply\nformat binary_little_endian 1.0\nelement chunk {chunks}\n"

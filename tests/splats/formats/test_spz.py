@@ -6,6 +6,7 @@ import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,9 +34,14 @@ def in_common_order(g: Gaussians) -> Gaussians:
 
 
 def one() -> Gaussians:
-    values = [[[1.5, -0.25, 2.0]], [[0.9, 0.1, -0.3, 0.3]], [[-5.0, -9.5, 1.0]], [0.0], [[0.0, 1.0, -1.0]]]
-    rest = [[[0.5, -0.5, 0.0], [0.1, 0.2, -0.1], [2.0, -2.0, 0.0]]]
-    return Gaussians(*(torch.tensor(v) for v in values), torch.tensor(rest))
+    return Gaussians(
+        means=torch.tensor([[1.5, -0.25, 2.0]]),
+        quats=torch.tensor([[0.9, 0.1, -0.3, 0.3]]),
+        scales=torch.tensor([[-5.0, -9.5, 1.0]]),
+        opacities=torch.tensor([0.0]),
+        sh0=torch.tensor([[0.0, 1.0, -1.0]]),
+        shN=torch.tensor([[[0.5, -0.5, 0.0], [0.1, 0.2, -0.1], [2.0, -2.0, 0.0]]]),
+    )
 
 
 HAND = {
@@ -167,7 +173,8 @@ def test_turned_to_the_frame_of_its_page_and_back(tmp_path: Path, make_scene, co
 
 def test_options_are_checked(tmp_path: Path, make_scene) -> None:
     g = make_scene(3, 0)
-    for options in ({"version": 1}, {"version": 5}, {"sh_bits": (0, 4)}, {"sh_bits": (5, 9)}, {"fraction_bits": 24}):
+    wrong: list[dict[str, Any]] = [{"version": 1}, {"version": 5}, {"fraction_bits": 24}]
+    for options in (*wrong, {"sh_bits": (0, 4)}, {"sh_bits": (5, 9)}):
         with pytest.raises(ValueError, match="expected"):
             write_spz(tmp_path / "a.spz", g, **options)
     with pytest.raises(InputError, match="no Gaussians"):
@@ -274,8 +281,10 @@ def test_fuzz(make_scene, version: int) -> None:
 
 def scene_of_gsply(data) -> Gaussians:  # noqa: ANN001
     rest = np.zeros((len(data.means), 0, 3)) if data.shN is None else data.shN.reshape(len(data.means), -1, 3)
-    parts = (data.means, data.quats, data.scales, data.opacities.reshape(-1), data.sh0.reshape(-1, 3), rest)
-    return Gaussians(*(torch.from_numpy(np.array(part, np.float32)) for part in parts))
+    parts = {"means": data.means, "quats": data.quats, "scales": data.scales, "opacities": data.opacities.reshape(-1)}
+    parts |= {"sh0": data.sh0.reshape(-1, 3), "shN": rest}
+    tensors = {name: torch.from_numpy(np.array(part, np.float32)) for name, part in parts.items()}
+    return Gaussians(**tensors, antialiased=False)
 
 
 def check_same(a: Gaussians, b: Gaussians, covariances: Callable[[Gaussians], torch.Tensor]) -> None:
