@@ -1,6 +1,7 @@
 """Goals are met, at the cheapest measured price, or refused in one line."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ class Counted:
     def decode(self, data: bytes) -> Gaussians:
         g, point = self.scenes[int.from_bytes(data[:4], "little") - 1]
         noise = torch.randn(g.sh0.shape, generator=torch.Generator().manual_seed(1))
-        return Gaussians(**{**g.tensors, "sh0": g.sh0 + 0.02 * point.coarse * noise})
+        return replace(g, sh0=g.sh0 + 0.02 * point.coarse * noise)
 
 
 @pytest.fixture
@@ -65,6 +66,12 @@ def test_a_quality_is_reached_with_fewer_bytes(meter: Meter) -> None:
     for floor, m in zip((40.0, 30.0, 25.0), found, strict=True):
         assert m.psnr >= floor
     assert found[0].size > found[1].size > found[2].size
+
+
+def test_a_quality_beyond_the_search_begins_at_the_utmost(meter: Meter) -> None:
+    floor = meter.measure(Point(120, 1, 0.5, 16)).psnr + 3.0
+    found = control(meter, Goal(psnr=floor))
+    assert found.psnr >= floor and found.point.coarse < 0.5
 
 
 def test_a_count_is_a_limit_for_every_goal(meter: Meter) -> None:
