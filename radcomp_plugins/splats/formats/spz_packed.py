@@ -98,7 +98,7 @@ def unpack(streams: dict[str, Bytes], layout: Layout, fraction_bits: int, antial
 
 def _pack_sh(rest: Array64, bits: tuple[int, int]) -> Bytes:
     """[N, 3 K] bytes; of values beyond the range of -1 to 127 / 128 the nearest end."""
-    step = np.where(np.arange(rest.shape[1]) < 3, 2.0 ** (8 - bits[0]), 2.0 ** (8 - bits[1]))[:, None]
+    step: Array64 = np.where(np.arange(rest.shape[1]) < 3, 2.0 ** (8 - bits[0]), 2.0 ** (8 - bits[1]))[:, None]
     return _byte(np.rint((128.0 * rest + 128.0) / step) * step).reshape(len(rest), -1)
 
 

@@ -16,6 +16,7 @@ from radcomp_plugins.errors import InputError
 from radcomp_plugins.splats.formats import rcs, rcs_header, rcs_quantise
 from radcomp_plugins.splats.formats.ply import read_ply
 from radcomp_plugins.splats.formats.rcs import MAGIC, RcsSettings, decode_rcs, encode_rcs, read_rcs, write_rcs
+from radcomp_plugins.splats.formats.rcs_octree import OctreeModels, decode_octree, encode_octree
 from radcomp_plugins.splats.formats.registry import read_splats
 from radcomp_plugins.splats.gaussians import Gaussians
 
@@ -167,6 +168,14 @@ def test_bombs_are_refused(make_scene) -> None:
     lying = write_container(MAGIC, 1, [("HEAD", 0, bytes(head)), *chunks[1:]])
     with pytest.raises(InputError, match="not possible"):
         decode_rcs(lying, "x")
+
+
+def test_an_octree_stops_where_it_has_too_many_points() -> None:
+    codes = np.sort(np.random.default_rng(0).choice(8**5, 200, replace=False))
+    data = encode_octree(codes, np.full(200, 5), 5, OctreeModels())
+    assert np.array_equal(decode_octree(data, np.full(200, 5), 5, OctreeModels(), "x").codes, codes)
+    with pytest.raises(InputError, match="holds more than 20 points"):
+        decode_octree(data, np.full(20, 5), 5, OctreeModels(), "x")
 
 
 def test_files(tmp_path: Path, make_scene) -> None:

@@ -174,7 +174,8 @@ def test_turned_to_the_frame_of_its_page_and_back(tmp_path: Path, make_scene, co
 def test_options_are_checked(tmp_path: Path, make_scene) -> None:
     g = make_scene(3, 0)
     wrong: list[dict[str, Any]] = [{"version": 1}, {"version": 5}, {"fraction_bits": 24}]
-    for options in (*wrong, {"sh_bits": (0, 4)}, {"sh_bits": (5, 9)}):
+    wrong += [{"sh_bits": (0, 4)}, {"sh_bits": (5, 9)}]
+    for options in wrong:
         with pytest.raises(ValueError, match="expected"):
             write_spz(tmp_path / "a.spz", g, **options)
     with pytest.raises(InputError, match="no Gaussians"):
