@@ -11,6 +11,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from radcomp_plugins.cli.bench import BENCHES
+from radcomp_plugins.cli.compress import Compress
 from radcomp_plugins.cli.demo import Demo
 from radcomp_plugins.cli.export import EXPORTS, spell_out_flags
 from radcomp_plugins.cli.info import Info
@@ -46,6 +47,7 @@ class Bench:
 
 COMMANDS = (
     Annotated[Bench, tyro.conf.subcommand(name="bench")],
+    Annotated[Compress, tyro.conf.subcommand(name="compress")],
     Annotated[Demo, tyro.conf.subcommand(name="demo")],
     Annotated[Export, tyro.conf.subcommand(name="export")],
     Annotated[Info, tyro.conf.subcommand(name="info")],

@@ -146,7 +146,8 @@ def read_bytes(path: Path | str, max_bytes: int) -> bytes:
         raise InputError(f"{path}: no such file")
     try:
         with open(path, "rb") as file:
-            data = file.read(max_bytes + 1)
+            # Python takes the memory for all that it is asked to read before it reads.
+            data = file.read(min(max_bytes, os.fstat(file.fileno()).st_size) + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if len(data) > max_bytes:

@@ -25,7 +25,7 @@ ROWS_PER_BLOCK = 2**16
 INFINITE_LOGIT = 30.0
 """Stands for an infinite opacity logit or the logarithm of a zero scale: sigmoid and exp are exact to 1e-13 there."""
 
-_ANTIALIASED_COMMENT = "SplatRenderMode: mip"
+ANTIALIASED_COMMENT = "SplatRenderMode: mip"
 _RENDER_MODES = {
     "splatrendermode: mip": True,
     "splatrendermode: default": False,
@@ -50,7 +50,7 @@ FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass
-class _Element:
+class PlyElement:
     """One element of the header; `properties` maps name to numpy type, `has_list` if a row's size is not fixed."""
 
     name: str
@@ -63,14 +63,17 @@ class _Element:
 
 
 @dataclass
-class _Header:
+class PlyHeader:
+    """The header of a .ply file; `size` is its length in bytes."""
+
     format: str
-    elements: list[_Element]
+    elements: list[PlyElement]
     comments: list[str]
     size: int
 
-    def vertices(self) -> _Element | None:
-        return next((e for e in self.elements if e.name == "vertex"), None)
+    def element(self, name: str) -> PlyElement | None:
+        """The element of that name, if there is one."""
+        return next((e for e in self.elements if e.name == name), None)
 
 
 def read_ply(path: Path | str) -> Gaussians:
@@ -91,13 +94,13 @@ def read_ply(path: Path | str) -> Gaussians:
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected a Gaussian splat .ply")
     with open(path, "rb") as file:
-        header = _read_header(file, path)
-        element = header.vertices()
+        header = read_header(file, path)
+        element = header.element("vertex")
         _check_is_splat(header, element, path)
         assert element is not None
         rest_names = _rest_names(element, path)
-        rows = _read_rows(file, header, element, path)
-    return _to_gaussians(rows, rest_names, _is_antialiased(header.comments), path)
+        rows = read_rows(file, header, element, path)
+    return _to_gaussians(rows, rest_names, is_antialiased(header.comments), path)
 
 
 def write_ply(
@@ -127,7 +130,7 @@ def write_ply(
     names = ply_property_names(g.sh_degree)
     lines = ["ply", "format binary_little_endian 1.0", "comment written by radcomp"]
     if g.antialiased:
-        lines.append(f"comment {_ANTIALIASED_COMMENT}")
+        lines.append(f"comment {ANTIALIASED_COMMENT}")
     lines += [f"element vertex {len(g)}", *(f"property float {name}" for name in names), "end_header", ""]
     header = "\n".join(lines).encode("ascii")
     with atomic_write(path, overwrite=overwrite) as file:
@@ -164,7 +167,8 @@ def _rows(g: Gaussians, rows: slice) -> FloatArray:
     return np.ascontiguousarray(torch.cat(parts, dim=1).detach().float().numpy(), dtype="<f4")
 
 
-def _read_header(file: BinaryIO, path: Path) -> _Header:
+def read_header(file: BinaryIO, path: Path) -> PlyHeader:
+    """The header of a .ply whose first byte `file` is at; InputError if it is none."""
     head = file.read(MAX_HEADER_BYTES)
     if not head.startswith(b"ply"):
         raise InputError(f"{path}: starts with {head[:4]!r}, expected a .ply file (its first line is 'ply')")
@@ -172,7 +176,7 @@ def _read_header(file: BinaryIO, path: Path) -> _Header:
     newline = head.find(b"\n", end)
     if end < 0 or newline < 0:
         raise InputError(f"{path}: no 'end_header' line in the first {len(head)} bytes, the .ply header is cut off")
-    header = _Header("", [], [], newline + 1)
+    header = PlyHeader("", [], [], newline + 1)
     for line in head[:end].decode("ascii", errors="replace").splitlines()[1:]:
         _parse_line(line.strip(), header, path)
     if header.format not in _BYTE_ORDER:
@@ -180,7 +184,7 @@ def _read_header(file: BinaryIO, path: Path) -> _Header:
     return header
 
 
-def _parse_line(line: str, header: _Header, path: Path) -> None:
+def _parse_line(line: str, header: PlyHeader, path: Path) -> None:
     words = line.split()
     match words:
         case [] | ["obj_info", *_]:
@@ -190,7 +194,7 @@ def _parse_line(line: str, header: _Header, path: Path) -> None:
         case ["format", name, "1.0"] if not header.format:
             header.format = name
         case ["element", name, count] if count.isascii() and count.isdigit() and len(count) < 19:
-            header.elements.append(_Element(name, int(count), {}))
+            header.elements.append(PlyElement(name, int(count), {}))
         case ["property", "list", _, _, _] if header.elements:
             header.elements[-1].has_list = True
         case ["property", kind, name] if header.elements and kind in _DTYPES:
@@ -201,13 +205,11 @@ def _parse_line(line: str, header: _Header, path: Path) -> None:
             raise InputError(f"{path}: cannot read the .ply header line {line[:60]!r}")
 
 
-def _check_is_splat(header: _Header, element: _Element | None, path: Path) -> None:
+def _check_is_splat(header: PlyHeader, element: PlyElement | None, path: Path) -> None:
     if element is None:
         raise InputError(f"{path}: no 'element vertex' in the .ply header, expected a Gaussian splat .ply")
     if "packed_position" in element.properties:
-        raise InputError(
-            f"{path} is a compressed .ply (packed_position), which is not read: convert it to a plain .ply first"
-        )
+        raise InputError(f"{path} is a compressed .ply (packed_position), expected a plain one")
     colours = _RGB if all(name in element.properties for name in _RGB) else _SH0
     missing = [n for n in (*_MEANS, *colours, "opacity", *_SCALES, *_QUATS) if n not in element.properties]
     if missing:
@@ -222,7 +224,7 @@ def _check_is_splat(header: _Header, element: _Element | None, path: Path) -> No
         raise InputError(f"{path} has 0 Gaussians, expected at least one")
 
 
-def _is_antialiased(comments: list[str]) -> bool:
+def is_antialiased(comments: list[str]) -> bool:
     """The last comment on the rasterize mode decides; without any it is the classic one."""
     known = [
         _RENDER_MODES[c] for c in (" ".join(comment.lower().split()) for comment in comments) if c in _RENDER_MODES
@@ -230,7 +232,7 @@ def _is_antialiased(comments: list[str]) -> bool:
     return bool(known) and known[-1]
 
 
-def _rest_names(element: _Element, path: Path) -> list[str]:
+def _rest_names(element: PlyElement, path: Path) -> list[str]:
     count = sum(name.startswith("f_rest_") for name in element.properties)
     names = [f"f_rest_{i}" for i in range(count)]
     allowed = [3 * num_sh_rest(degree) for degree in range(MAX_SH_DEGREE + 1)]
@@ -242,8 +244,8 @@ def _rest_names(element: _Element, path: Path) -> list[str]:
     return names
 
 
-def _read_rows(file: BinaryIO, header: _Header, element: _Element, path: Path) -> np.ndarray:
-    """The vertices as a structured array [N]; sizes are checked against the file before memory is taken."""
+def read_rows(file: BinaryIO, header: PlyHeader, element: PlyElement, path: Path) -> np.ndarray:
+    """The rows of an element as a structured array [N]; sizes are checked against the file before memory is taken."""
     order = _BYTE_ORDER[header.format]
     size = os.fstat(file.fileno()).st_size
     index = header.elements.index(element)
@@ -262,7 +264,7 @@ def _read_rows(file: BinaryIO, header: _Header, element: _Element, path: Path) -
     return np.fromfile(file, dtype=dtype, count=element.count)
 
 
-def _read_ascii_rows(file: BinaryIO, header: _Header, element: _Element, size: int, path: Path) -> np.ndarray:
+def _read_ascii_rows(file: BinaryIO, header: PlyHeader, element: PlyElement, size: int, path: Path) -> np.ndarray:
     before = sum(e.count for e in header.elements[: header.elements.index(element)])
     width = len(element.properties)
     if (before + element.count) * 2 > size or element.count * width * 2 > size + 2:
@@ -283,14 +285,14 @@ def _read_ascii_rows(file: BinaryIO, header: _Header, element: _Element, size: i
 
 
 def _to_gaussians(rows: np.ndarray, rest_names: list[str], antialiased: bool, path: Path) -> Gaussians:
-    means, scales, quats = _columns(rows, _MEANS), _columns(rows, _SCALES), _columns(rows, _QUATS)
-    opacities = _columns(rows, ("opacity",))[:, 0].clamp(-INFINITE_LOGIT, INFINITE_LOGIT)
+    means, scales, quats = ply_columns(rows, _MEANS), ply_columns(rows, _SCALES), ply_columns(rows, _QUATS)
+    opacities = ply_columns(rows, ("opacity",))[:, 0].clamp(-INFINITE_LOGIT, INFINITE_LOGIT)
     if all(name in rows.dtype.names for name in _SH0):
-        sh0 = _columns(rows, _SH0)
+        sh0 = ply_columns(rows, _SH0)
     else:
         # ns-export --ply-color-mode rgb stores 8-bit colours instead of SH.
-        sh0 = (_columns(rows, _RGB) / 255 - 0.5) / SH_C0
-    rest = _columns(rows, rest_names).reshape(len(rows), 3, -1).transpose(1, 2).contiguous()
+        sh0 = (ply_columns(rows, _RGB) / 255 - 0.5) / SH_C0
+    rest = ply_columns(rows, rest_names).reshape(len(rows), 3, -1).transpose(1, 2).contiguous()
     scales = torch.where(scales == -torch.inf, torch.full_like(scales, -INFINITE_LOGIT), scales)
     _check_plausible(means, scales, quats, path)
     g = Gaussians(means, quats, scales, opacities, sh0, rest, antialiased)
@@ -315,7 +317,7 @@ def _check_plausible(means: Tensor, scales: Tensor, quats: Tensor, path: Path) -
         )
 
 
-def _columns(rows: np.ndarray, names: tuple[str, ...] | list[str]) -> Tensor:
+def ply_columns(rows: np.ndarray, names: tuple[str, ...] | list[str]) -> Tensor:
     """Named columns as a float32 tensor [N, len(names)]."""
     out = np.empty((len(rows), len(names)), dtype=np.float32)
     # A double beyond float32 becomes infinite, and is refused or left out with the other infinities.

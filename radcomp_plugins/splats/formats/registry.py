@@ -6,8 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from radcomp_plugins.errors import InputError
-from radcomp_plugins.splats.formats.ply import read_ply, write_ply
+from radcomp_plugins.splats.formats.compressed_ply import read_compressed_ply, write_compressed_ply
+from radcomp_plugins.splats.formats.glb import MAGIC as GLB_MAGIC
+from radcomp_plugins.splats.formats.glb import read_glb, write_glb
+from radcomp_plugins.splats.formats.ksplat import read_ksplat
+from radcomp_plugins.splats.formats.ply import MAX_HEADER_BYTES, read_ply, write_ply
+from radcomp_plugins.splats.formats.rcs import MAGIC as RCS_MAGIC
+from radcomp_plugins.splats.formats.rcs import read_rcs, write_rcs
 from radcomp_plugins.splats.formats.sog import read_sog, write_sog
+from radcomp_plugins.splats.formats.splat import read_splat, write_splat
+from radcomp_plugins.splats.formats.spz import GZIP_MAGIC as SPZ_GZIP_MAGIC
+from radcomp_plugins.splats.formats.spz import MAGIC as SPZ_MAGIC
+from radcomp_plugins.splats.formats.spz import read_spz, write_spz
 from radcomp_plugins.splats.gaussians import Gaussians
 
 
@@ -20,19 +30,29 @@ class SplatFormat:
         suffixes: File name endings, lower case, the first one is used for new files.
         title: What it is, for messages.
         read: Path to Gaussians.
-        write: (path, gaussians, **options) to the bytes of each part.
+        write: (path, gaussians, **options) to the bytes of each part; None where files are only read.
+        has_magic: Whether a file is told by its first bytes; by its suffix otherwise.
     """
 
     name: str
     suffixes: tuple[str, ...]
     title: str
     read: Callable[[Path], Gaussians]
-    write: Callable[..., dict[str, int]]
+    write: Callable[..., dict[str, int]] | None
+    has_magic: bool = True
 
 
 FORMATS: dict[str, SplatFormat] = {
     "ply": SplatFormat("ply", (".ply",), "3D Gaussian splatting .ply", read_ply, write_ply),
+    "compressed-ply": SplatFormat(
+        "compressed-ply", (".compressed.ply",), "SuperSplat compressed .ply", read_compressed_ply, write_compressed_ply
+    ),
     "sog": SplatFormat("sog", (".sog",), "PlayCanvas SOG version 2", read_sog, write_sog),
+    "rcs": SplatFormat("rcs", (".rcs",), "radcomp's splat container", read_rcs, write_rcs),
+    "spz": SplatFormat("spz", (".spz",), "Niantic SPZ 2 to 4", read_spz, write_spz),
+    "glb": SplatFormat("glb", (".glb",), "glTF with KHR_gaussian_splatting", read_glb, write_glb),
+    "splat": SplatFormat("splat", (".splat",), "antimatter15 .splat", read_splat, write_splat, has_magic=False),
+    "ksplat": SplatFormat("ksplat", (".ksplat",), "mkkellogg .ksplat, read only", read_ksplat, None, has_magic=False),
 }
 
 
@@ -60,11 +80,24 @@ def write_splats(path: Path | str, gaussians: Gaussians, **options: Any) -> dict
     Raises:
         InputError: A suffix that is not known, or what the writer refuses.
     """
+    known = format_to_write(path)
+    assert known.write is not None
+    return known.write(Path(path), gaussians, **options)
+
+
+def format_to_write(path: Path | str) -> SplatFormat:
+    """The format that a new file's name asks for: the one with the longest suffix that it ends in.
+
+    Raises:
+        InputError: A suffix that is not known, or of files that are only read.
+    """
     path = Path(path)
-    for known in FORMATS.values():
-        if path.suffix.lower() in known.suffixes:
-            return known.write(path, gaussians, **options)
-    raise InputError(f"{path}: unknown splat format {path.suffix!r}, expected {_list_formats()}")
+    known = _by_suffix(path)
+    if known is None:
+        raise InputError(f"{path}: unknown splat format {path.suffix!r}, expected {_list_formats()}")
+    if known.write is None:
+        raise InputError(f"{path}: {known.title}, files of this format cannot be written; expected {_list_formats()}")
+    return known
 
 
 def splat_format_of(path: Path | str) -> str:
@@ -80,16 +113,31 @@ def splat_format_of(path: Path | str) -> str:
         if (path / "meta.json").is_file():
             return "sog"
         raise InputError(f"{path} is a folder without meta.json, expected a splat file: {_list_formats()}")
+    known = _by_suffix(path)
+    if known is not None and not known.has_magic:
+        return known.name
     try:
         with open(path, "rb") as file:
-            magic = file.read(16)
+            magic = file.read(MAX_HEADER_BYTES)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if magic.startswith(b"ply"):
-        return "ply"
+        return "compressed-ply" if b" packed_position" in magic.split(b"end_header")[0] else "ply"
+    if magic.startswith((SPZ_GZIP_MAGIC, SPZ_MAGIC)):
+        return "spz"
+    if magic.startswith(GLB_MAGIC):
+        return "glb"
+    if magic.startswith(RCS_MAGIC):
+        return "rcs"
     if magic.startswith(b"PK") or magic.lstrip().startswith(b"{"):
         return "sog"
     raise InputError(f"{path}: starts with {magic[:4]!r}, not a splat format known here; expected {_list_formats()}")
+
+
+def _by_suffix(path: Path) -> SplatFormat | None:
+    """The format with the longest suffix that the file's name ends in."""
+    ends = [(len(suffix), f) for f in FORMATS.values() for suffix in f.suffixes if path.name.lower().endswith(suffix)]
+    return max(ends, key=lambda end: end[0])[1] if ends else None
 
 
 def _list_formats() -> str:

@@ -1,10 +1,13 @@
-"""SOG version 2, PlayCanvas's "Spatially Ordered Gaussians": a meta.json and lossless WebP images of numbers.
+"""SOG version 2 and 1, PlayCanvas's "Spatially Ordered Gaussians": a meta.json and lossless WebP images of numbers.
 
 Pixel i (row by row) of each image is Gaussian i. Positions are 16-bit steps of sign(x) ln(1 + |x|) in two images of
 low and high bytes; scales (logarithms) and the constant SH coefficient are bytes that index a codebook of 256 entries;
 opacity is the alpha channel of `sh0`, activated; quaternions keep their three smallest components, alpha 252 + i tells
 which is left out; higher SH are 16-bit labels into a palette, 64 entries per row of `shN_centroids`, whose bytes index
 a third codebook. All of it lies in a folder, or in one zip file with the suffix `.sog`.
+
+Version 1, which is only read, has no number of its version. In place of codebooks each channel of scales, SH and
+opacity (there a logit) is a byte between a least and a greatest number; count and SH degree are told by shapes.
 
 Format: developer.playcanvas.com/user-manual/gaussian-splatting/formats/sog. The frame is that of the .ply files.
 """
@@ -92,7 +95,7 @@ class _Parts:
 
 
 def read_sog(path: Path | str) -> Gaussians:
-    """Reads a SOG version 2 scene.
+    """Reads a SOG scene of version 2 or 1.
 
     Args:
         path: A `.sog` bundle, a folder with `meta.json`, or that `meta.json`.
@@ -117,10 +120,12 @@ def read_sog(path: Path | str) -> Gaussians:
 def _decode(parts: _Parts, meta_name: str = "meta.json") -> Gaussians:
     meta = parse_json(parts.read(meta_name, MAX_META_BYTES), parts.where(meta_name))
     where = parts.where(meta_name)
-    if meta.get("version") != 2:
-        raise InputError(f"{where}: SOG version {str(meta.get('version'))[:20]}, expected 2: convert it to version 2")
-    count = _integer(meta, "count", 1, 2**31, where)
     section = {name: _object(meta, name, where) for name in ("means", "scales", "quats", "sh0")}
+    if "version" not in meta and isinstance(section["means"].get("shape"), list):
+        return _decode_version_1(meta, section, parts, where)
+    if meta.get("version") != 2:
+        raise InputError(f"{where}: SOG version {str(meta.get('version'))[:20]}, expected 2 or 1")
+    count = _integer(meta, "count", 1, 2**31, where)
     images = _Images(parts, where, count)
     means = _decode_means(section["means"], images, where)
     scales = _codebook(section["scales"], "scales", where)[images.load(section["scales"], "scales", 0)[:, :3]]
@@ -137,6 +142,35 @@ def _decode(parts: _Parts, meta_name: str = "meta.json") -> Gaussians:
         shN=_tensor(np.zeros((count, 0, 3)) if rest is None else rest),
         antialiased=meta.get("model") == "antialiased" or meta.get("antialias") is True,
     )
+
+
+def _decode_version_1(meta: dict[str, Any], section: dict[str, dict[str, Any]], parts: _Parts, where: str) -> Gaussians:
+    count = _integer({"means.shape": (section["means"]["shape"] or [None])[0]}, "means.shape", 1, 2**31, where)
+    images = _Images(parts, where, count)
+    means = _decode_means(section["means"], images, where)
+    scales = _between(section["scales"], images.load(section["scales"], "scales", 0)[:, :3], "scales", where)
+    colors = _between(section["sh0"], images.load(section["sh0"], "sh0", 0), "sh0", where)
+    rest = np.zeros((count, 0, 3))
+    if meta.get("shN") is not None:
+        shn = _object(meta, "shN", where)
+        values, labels = _load_palette(shn, images, where, None)
+        low, high = (_numbers({key: [shn.get(key)]}, key, 1, "shN", where) for key in ("mins", "maxs"))
+        rest = dequantize_uniform(values, low, high, 8).astype(np.float32)[labels]
+    return Gaussians(
+        means=_tensor(means),
+        quats=_tensor(_decode_quats(images.load(section["quats"], "quats", 0), where)),
+        scales=_tensor(scales),
+        opacities=_tensor(colors[:, 3]),
+        sh0=_tensor(colors[:, :3]),
+        shN=_tensor(rest),
+        antialiased=meta.get("antialias") is True,
+    )
+
+
+def _between(section: dict[str, Any], levels: Pixels, name: str, where: str) -> npt.NDArray[np.float64]:
+    """Values of bytes [N, channels] between the numbers "mins" and "maxs" of each channel."""
+    low, high = (_numbers(section, key, levels.shape[1], name, where) for key in ("mins", "maxs"))
+    return dequantize_uniform(levels, low, high, 8)
 
 
 class _Images:
@@ -187,23 +221,36 @@ def _decode_rest(section: dict[str, Any], images: _Images, where: str) -> npt.ND
     bands = _integer(section, "bands", 1, MAX_SH_DEGREE, f'{where}: "shN"')
     entries = _integer(section, "count", 1, MAX_PALETTE, f'{where}: "shN"')
     codebook = _codebook(section, "shN", where).astype(np.float32)
-    coefficients = num_sh_rest(bands)
-    width, rows = PALETTE_COLUMNS * coefficients, -(-entries // PALETTE_COLUMNS)
+    values, labels = _load_palette(section, images, where, (bands, entries))
+    return codebook[values][labels]
+
+
+def _load_palette(
+    section: dict[str, Any], images: _Images, where: str, stated: tuple[int, int] | None
+) -> tuple[Pixels, npt.NDArray[np.int64]]:
+    """Bytes [entries, K, 3] of the SH palette, and the label of each Gaussian.
+
+    `stated` are SH degree and entries; without them the image's size tells.
+    """
     name = images.name(section, "shN", 0)
-    data = images.parts.read(name, 2**16 + 4 * width * MAX_PALETTE // PALETTE_COLUMNS)
-    pixels = decode_webp(
-        data, images.parts.where(name), min_pixels=width * rows, max_pixels=width * MAX_PALETTE // PALETTE_COLUMNS
-    )
-    if pixels.shape[1] != width:
+    bands, entries = stated or (MAX_SH_DEGREE, 1)
+    width, rows = PALETTE_COLUMNS * num_sh_rest(bands), -(-entries // PALETTE_COLUMNS)
+    most = width * MAX_PALETTE // PALETTE_COLUMNS
+    data = images.parts.read(name, 2**16 + 4 * most)
+    least = width * rows if stated else PALETTE_COLUMNS
+    pixels = decode_webp(data, images.parts.where(name), min_pixels=least, max_pixels=most)
+    widths = [width] if stated else [PALETTE_COLUMNS * num_sh_rest(d) for d in range(1, MAX_SH_DEGREE + 1)]
+    if pixels.shape[1] not in widths:
         raise InputError(
-            f"{images.parts.where(name)} is {pixels.shape[1]} pixels wide, expected {width} for SH {bands}"
+            f"{images.parts.where(name)} is {pixels.shape[1]} pixels wide, expected {' or '.join(map(str, widths))}"
         )
-    palette = codebook[pixels.reshape(-1, coefficients, 4)[:entries, :, :3]]
+    entries = entries if stated else min(pixels.shape[0] * PALETTE_COLUMNS, MAX_PALETTE)
+    values = pixels.reshape(-1, pixels.shape[1] // PALETTE_COLUMNS, 4)[:entries, :, :3]
     labels = images.load(section, "shN", 1).astype(np.int64)
     labels = labels[:, 0] + 256 * labels[:, 1]
     if labels.max() >= entries:
         raise InputError(f"{where}: a Gaussian has SH label {labels.max()}, but the palette has {entries} entries")
-    return palette[labels]
+    return values, labels
 
 
 def _object(meta: dict[str, Any], key: str, where: str) -> dict[str, Any]:

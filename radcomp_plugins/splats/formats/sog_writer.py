@@ -6,7 +6,6 @@ optimal for errors weighted by significance. And the SH palette uses only as man
 own error makes worth while, which takes 40 % off its image.
 """
 
-import itertools
 import json
 import math
 import zipfile
@@ -27,12 +26,12 @@ from radcomp_plugins.core.threads import get_num_threads
 from radcomp_plugins.splats.formats.ply import check_writable
 from radcomp_plugins.splats.formats.webp import Pixels, encode_webp
 from radcomp_plugins.splats.gaussians import Gaussians
+from radcomp_plugins.splats.order import morton_order, smallest_rotation
 
 CODEBOOK_SIZE = 256
 MAX_PALETTE = 65536
 PALETTE_COLUMNS = 64
 QUAT_TAG = 252
-MORTON_BITS = 21
 KMEANS_ITERATIONS = 10
 CODEBOOK_DIGITS = 5
 
@@ -100,7 +99,7 @@ def write_sog(
         raise ValueError(f"sh_levels {sh_levels}, expected 2 to {CODEBOOK_SIZE}")
     weights = _check_significance(significance, len(gaussians))
     with atomic_write(path, overwrite=overwrite) as file:
-        order = _morton_order(_numpy(gaussians.means))
+        order = morton_order(_numpy(gaussians.means))
         palette = _palette(gaussians, palette_size, sh_palette, weights, seed)
         meta, images = _encode(gaussians, order, weights[order], palette, sh_levels, position_bits)
         with ThreadPoolExecutor(get_num_threads()) as pool:
@@ -140,7 +139,7 @@ def _encode(
     position_bits: int,
 ) -> tuple[dict[str, Any], dict[str, Pixels]]:
     """Metadata and images of the Gaussians in `order`; `weights` are in that order, the palette's labels are not."""
-    quats, scales = _smallest_rotation(_numpy(g.quats)[order], _numpy(g.scales)[order])
+    quats, scales = smallest_rotation(_numpy(g.quats)[order], _numpy(g.scales)[order])
     low, high, levels = _position_levels(_numpy(g.means)[order], position_bits)
     scale_book, scale_bytes = _code(scales, weights)
     colour_book, colour_bytes = _code(_numpy(g.sh0)[order], weights)
@@ -195,59 +194,6 @@ def _image(columns: npt.NDArray) -> Pixels:
     pixels = np.zeros((height * width, columns.shape[1]), np.uint8)
     pixels[: len(columns)] = columns
     return pixels.reshape(height, width, -1)
-
-
-def _morton_order(means: Array64) -> Labels:
-    """Order along a Z-curve of 21 bits per axis over the scene's box in signed logarithm; equal codes keep theirs."""
-    y = signed_log(means)
-    cells = quantize_uniform(y, y.min(axis=0), y.max(axis=0), MORTON_BITS)
-    code = np.zeros(len(cells), np.int64)
-    for bit in range(MORTON_BITS):
-        for axis in range(3):
-            code |= (cells[:, axis] >> bit & 1) << (3 * bit + axis)
-    return np.argsort(code, kind="stable")
-
-
-def _axis_rotations() -> tuple[Array64, Labels]:
-    """The 24 rotations that map the axes onto each other: quaternions [24, 4], and where each axis is taken from."""
-    half = math.sqrt(0.5)
-    quats = [q for q in itertools.product((-1.0, 0.0, 1.0), repeat=4) if sum(map(abs, q)) in (1.0, 2.0)]
-    quats = [q for q in quats if next(v for v in q if v) > 0]
-    unit = np.array([[v * (1.0 if sum(map(abs, q)) == 1 else half) for v in q] for q in quats])
-    halves = np.array([q for q in itertools.product((0.5, -0.5), repeat=4) if q[0] > 0])
-    rotations = np.concatenate([unit, halves])
-    w, x, y, z = rotations.T
-    columns = [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)]
-    columns += [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)]
-    columns += [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]
-    matrices = np.stack(columns, axis=1).reshape(-1, 3, 3)
-    return rotations, np.abs(matrices).argmax(axis=1)
-
-
-def _smallest_rotation(quats: Array64, scales: Array64) -> tuple[Array64, Array64]:
-    """The same ellipsoids with their axes renamed so that each rotates least: w >= 0.85, the largest component.
-
-    R S^2 R^T does not change when R is multiplied by a rotation M of the axes onto each other and the scales are
-    permuted along.
-    """
-    rotations, source = _axis_rotations()
-    q = quats / np.linalg.norm(quats, axis=1, keepdims=True)
-    # The real part of q m for each m. Written out, not as a matrix product, so that ties fall the same way everywhere.
-    real = sum(q[:, i, None] * (rotations[:, i] * (1.0 if i == 0 else -1.0)) for i in range(4))
-    choice = np.abs(real).argmax(axis=1)
-    aw, ax, ay, az = q.T
-    bw, bx, by, bz = rotations[choice].T
-    product = np.stack(
-        [
-            aw * bw - ax * bx - ay * by - az * bz,
-            aw * bx + ax * bw + ay * bz - az * by,
-            aw * by - ax * bz + ay * bw + az * bx,
-            aw * bz + ax * by - ay * bx + az * bw,
-        ],
-        axis=1,
-    )
-    product *= np.where(product[:, :1] < 0, -1.0, 1.0)
-    return product, np.take_along_axis(scales, source[choice], axis=1)
 
 
 def _palette(

@@ -14,7 +14,7 @@ from radcomp_plugins.splats.formats.registry import FORMATS, read_splats, splat_
 DATA = Path(__file__).resolve().parents[2] / "data"
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [f.name for f in FORMATS.values() if f.has_magic])
 def test_every_format_is_written_by_suffix_and_read_by_content(tmp_path: Path, make_scene, name: str) -> None:
     g = make_scene(50, 1, antialiased=True)
     path = tmp_path / f"scene{FORMATS[name].suffixes[0].upper()}"
@@ -37,13 +37,32 @@ def test_options_reach_the_writer(tmp_path: Path, make_scene) -> None:
     assert torch.equal(read_splats(tmp_path / "a.ply").means, g.means)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x1f\x8b\x08\0", b"glTF", b"PLY\n", b"\x89PNG"])
+@pytest.mark.parametrize("content", [b"", b"PLY\n", b"\x89PNG", b"NGS", b"\0\1"])
 def test_unknown_content(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.ply"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"a\.ply: .*expected \.ply .*\.sog") as error:
         read_splats(path)
     assert "\n" not in str(error.value)
+
+
+def test_formats_without_magic_go_by_their_suffix(tmp_path: Path, make_scene) -> None:
+    path = tmp_path / "A.SPLAT"
+    write_splats(path, make_scene(5, 0))
+    assert splat_format_of(path) == "splat" and len(read_splats(path)) == 5
+    with pytest.raises(InputError, match=r"starts with"):
+        read_splats(path.rename(tmp_path / "a.ply"))
+    with pytest.raises(InputError, match="cannot be written"):
+        write_splats(tmp_path / "a.ksplat", make_scene(5, 0))
+    (tmp_path / "a.ksplat").write_bytes(b"ply")
+    with pytest.raises(InputError, match="expected a .ksplat header"):
+        read_splats(tmp_path / "a.ksplat")
+
+
+def test_the_longest_suffix_counts(tmp_path: Path, make_scene) -> None:
+    for name, expected in (("a.compressed.ply", "compressed-ply"), ("b.ply", "ply"), ("compressed.ply", "ply")):
+        write_splats(tmp_path / name, make_scene(5, 0))
+        assert splat_format_of(tmp_path / name) == expected
 
 
 def test_unknown_suffix_missing_file_and_folder(tmp_path: Path, make_scene) -> None:

@@ -24,6 +24,7 @@ from radcomp_plugins.splats.formats import sog, sog_writer
 from radcomp_plugins.splats.formats.ply import read_ply, write_ply
 from radcomp_plugins.splats.formats.sog import read_sog, write_sog
 from radcomp_plugins.splats.gaussians import Gaussians
+from radcomp_plugins.splats.order import axis_rotations, morton_order, smallest_rotation
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 
@@ -47,7 +48,7 @@ def webp(pixels: np.ndarray, lossless: bool = True) -> bytes:
 
 
 def in_file_order(g: Gaussians) -> Gaussians:
-    return g.select(torch.from_numpy(sog_writer._morton_order(g.means.double().numpy())))
+    return g.select(torch.from_numpy(morton_order(g.means.double().numpy())))
 
 
 def in_common_order(g: Gaussians) -> Gaussians:
@@ -96,13 +97,13 @@ def test_round_trip_of_a_larger_scene(tmp_path: Path, make_scene, covariances) -
 
 
 def test_the_24_axis_rotations(covariances, make_scene) -> None:
-    rotations, source = sog_writer._axis_rotations()
+    rotations, source = axis_rotations()
     assert rotations.shape == (24, 4)
     np.testing.assert_allclose(np.linalg.norm(rotations, axis=1), 1.0)
     distinct = np.abs(rotations @ rotations.T)
     assert (distinct[~np.eye(24, dtype=bool)] < 0.99).all()
     g = make_scene(500, 0)
-    quats, scales = sog_writer._smallest_rotation(g.quats.double().numpy(), g.scales.double().numpy())
+    quats, scales = smallest_rotation(g.quats.double().numpy(), g.scales.double().numpy())
     # No rotation is further than 62.8 degrees from the nearest of the 24 (the octahedral group's covering radius).
     assert quats[:, 0].min() > np.cos(np.deg2rad(62.8 / 2)) - 1e-3
     turned = Gaussians(g.means, torch.from_numpy(quats), torch.from_numpy(scales), g.opacities, g.sh0, g.shN)
@@ -129,9 +130,7 @@ def test_a_palette_is_used_as_it_is(tmp_path: Path, make_scene) -> None:
     codebook = torch.cat([codebook, torch.full((1, 24), 9.0)])
     for entries in (codebook, codebook.reshape(51, 8, 3)):
         write_sog(tmp_path / "a.sog", g, sh_palette=(entries, labels), sh_levels=256, overwrite=True)
-        expected = codebook[labels].reshape(400, 8, 3)[
-            torch.from_numpy(sog_writer._morton_order(g.means.double().numpy()))
-        ]
+        expected = codebook[labels].reshape(400, 8, 3)[torch.from_numpy(morton_order(g.means.double().numpy()))]
         assert float((read_sog(tmp_path / "a.sog").shN - expected).abs().max()) < 0.02
     with zipfile.ZipFile(tmp_path / "a.sog") as archive:
         # The entry that nobody uses costs nothing and is not written.

@@ -1,0 +1,358 @@
+"""`.rcs`, our own container: few bytes, plain Gaussians after decoding, no network, and every prefix renders.
+
+Gaussians are sorted into levels of detail by how much they paint, and within a level in Morton order. Positions are an
+octree (`rcs_octree`), the other attributes are quantised by what their error costs (`rcs_quantise`) and coded by
+context-mixing range coding (`core.entropy`, `rcs_streams`); higher SH are labels into a palette. All lies in a
+container of checked chunks (`core.container`), the coarse levels first. Byte layout: docs/formats/rcs.md.
+"""
+
+import struct
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from radcomp_plugins.core import vq
+from radcomp_plugins.core.container import Chunk, read_chunk, read_contents, write_container
+from radcomp_plugins.core.files import atomic_write, read_bytes
+from radcomp_plugins.core.threads import get_num_threads
+from radcomp_plugins.errors import InputError
+from radcomp_plugins.splats.formats.ply import check_writable
+from radcomp_plugins.splats.formats.rcs_header import Header, unpack_header
+from radcomp_plugins.splats.formats.rcs_octree import OctreeModels, decode_octree, encode_octree
+from radcomp_plugins.splats.formats.rcs_quantise import (
+    Quantised,
+    RcsSettings,
+    colour_to_planes,
+    dequantise_colours,
+    dequantise_means,
+    dequantise_opacity,
+    dequantise_quats,
+    plan_header,
+    planes_to_colour,
+    quantise,
+    rotation_classes,
+    wanted_depths,
+)
+from radcomp_plugins.splats.formats.rcs_streams import STREAMS, StreamModel, decode_palette, encode_palette
+from radcomp_plugins.splats.formats.sog_writer import default_palette_size
+from radcomp_plugins.splats.gaussians import Gaussians, num_sh_rest
+from radcomp_plugins.splats.order import smallest_rotation
+
+__all__ = ["MAGIC", "VERSION", "RcsSettings", "decode_rcs", "encode_rcs", "paint", "read_rcs", "write_rcs"]
+
+MAGIC = b"RADC.RCS"
+VERSION = 1
+
+MAX_FILE_BYTES = 2**31
+FREE_COUNT = 2**16
+COUNT_PER_BYTE = 32
+"""More Gaussians than this per byte, beyond the first 65,536, can only be a bomb."""
+
+
+SMALLEST_LEVELLED = 4096
+KMEANS_ITERATIONS = 8
+_FAR = struct.Struct("<Ifff")
+
+Ints = NDArray[np.int64]
+
+
+def paint(gaussians: Gaussians) -> Float[Tensor, " N"]:
+    """What a Gaussian paints when nothing is known of the cameras: alpha times the area of its widest section."""
+    widest = gaussians.scales.double().sort(dim=1).values[:, 1:].sum(dim=1)
+    return gaussians.opacities.double().sigmoid() * widest.clamp(-60, 60).exp()
+
+
+def write_rcs(
+    path: Path | str,
+    gaussians: Gaussians,
+    *,
+    settings: RcsSettings | None = None,
+    significance: Float[Tensor, " N"] | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> dict[str, int]:
+    """Writes an `.rcs` file; the same arguments give the same bytes on the same machine.
+
+    Args:
+        path: Where to write.
+        gaussians: The scene; all finite.
+        settings: Steps of the quantisers; None takes the defaults.
+        significance: How much each Gaussian matters, not negative: orders the levels of detail and weighs the SH
+            palette. None takes `paint`.
+        seed: Seeds k-means.
+        overwrite: Whether an existing file may be replaced.
+
+    Returns:
+        Bytes of each part of the file; their sum is its size.
+
+    Raises:
+        InputError: Nothing to write, Gaussians that are not finite, the file exists, or the disk is full.
+        ValueError: A significance of the wrong shape or range.
+    """
+    path = Path(path)
+    check_writable(gaussians, path)
+    with atomic_write(path, overwrite=overwrite) as file:
+        data, sizes = encode_rcs(gaussians, settings, significance, seed)
+        file.write(data)
+    return sizes
+
+
+def read_rcs(path: Path | str, levels: int | None = None) -> Gaussians:
+    """Reads an `.rcs` file.
+
+    Args:
+        path: The file.
+        levels: How many levels of detail to decode, the coarsest first; None decodes all.
+
+    Returns:
+        The Gaussians on the CPU, float32, in the order of the file; quaternions of length 1.
+
+    Raises:
+        InputError: Not such a file, damaged, cut off, or of a later version.
+    """
+    return decode_rcs(read_bytes(path, MAX_FILE_BYTES), str(path), levels)
+
+
+def encode_rcs(
+    gaussians: Gaussians,
+    settings: RcsSettings | None = None,
+    significance: Float[Tensor, " N"] | None = None,
+    seed: int = 0,
+) -> tuple[bytes, dict[str, int]]:
+    """The bytes of a file, and how many each part takes; arguments as for `write_rcs`."""
+    settings = settings or RcsSettings()
+    weights = _weights(gaussians, significance)
+    g = {name: tensor.detach().cpu().double().numpy() for name, tensor in gaussians.tensors.items()}
+    g["quats"], g["scales"] = smallest_rotation(g["quats"], g["scales"])
+    g["alpha"] = gaussians.opacities.detach().cpu().double().sigmoid().numpy()
+    header, scales = plan_header(g, settings, gaussians.sh_degree, gaussians.antialiased)
+    palette = _palette(gaussians, settings, weights, seed)
+    order, counts = _level_order(quantise(g, scales, header).codes, weights, settings.levels)
+    q = quantise({name: values[order] for name, values in g.items()}, scales[order], header)
+    header = replace(header, levels=counts)
+    chunks: list[tuple[str, int, bytes]] = []
+    labels = np.zeros((len(order), 1), np.int64)
+    if palette is not None:
+        entries, step, labels = palette
+        labels = labels[order, None]
+        header = replace(header, palette=len(entries), sh_step=step)
+        if len(entries) > 256:
+            labels = np.concatenate([labels >> 8, labels & 255], axis=1)
+        chunks.append(("SHPL", 0, encode_palette(entries)))
+    if header.far:
+        chunks.insert(0, ("FARP", 0, _pack_far(g["means"][order], header)))
+    chunks.insert(0, ("HEAD", 0, header.pack()))
+    chunks += _encode_levels(header, q, labels)
+    lacking = (header.count - FREE_COUNT) // COUNT_PER_BYTE - sum(len(data) for _, _, data in chunks)
+    if lacking > 0:
+        # A scene of all the same Gaussians would otherwise look like a bomb to the reader.
+        chunks.append(("PADD", 0, bytes(lacking)))
+    data = write_container(MAGIC, VERSION, chunks)
+    sizes: dict[str, int] = {}
+    for kind, _, body in chunks:
+        sizes[kind] = sizes.get(kind, 0) + len(body)
+    sizes["contents"] = len(data) - sum(sizes.values())
+    return data, sizes
+
+
+def decode_rcs(data: bytes, where: str, levels: int | None = None, *, prefix: bool = False) -> Gaussians:
+    """The Gaussians of a file's bytes.
+
+    Args:
+        data: The file, or its beginning.
+        where: Name for error lines.
+        levels: How many levels of detail to decode at most; None decodes all.
+        prefix: Decode the levels that lie completely in `data`, at least one, rather than refuse a cut-off file.
+
+    Raises:
+        InputError: As for `read_rcs`.
+    """
+    chunks = {(c.kind, c.number): c for c in read_contents(data, MAGIC, VERSION, where)}
+    header = unpack_header(_body(data, chunks, "HEAD", 0, where), where)
+    kinds = _level_kinds(header)
+    number = len(header.levels) if levels is None else min(max(levels, 1), len(header.levels))
+    if prefix:
+        while number > 1 and any((k, number - 1) in chunks and chunks[k, number - 1].end > len(data) for k in kinds):
+            number -= 1
+    count = sum(header.levels[:number])
+    if count > FREE_COUNT + COUNT_PER_BYTE * len(data):
+        raise InputError(f"{where}: {count} Gaussians in {len(data)} bytes, not possible: the file is damaged")
+    bodies = {(k, n): _body(data, chunks, k, n, where) for n in range(number) for k in kinds}
+    rest = np.zeros((count, 0, 3))
+    with ThreadPoolExecutor(get_num_threads()) as pool:
+        decoding = {k: pool.submit(_decode_stream, k, header, bodies, number, where) for k in kinds if k in _ALONE}
+        if header.degree:
+            shpl = pool.submit(decode_palette, _body(data, chunks, "SHPL", 0, where), header.palette, _width(header))
+        scales = decoding["SCAL"].result()
+        positions = pool.submit(_decode_positions, header, bodies, scales, where)
+        rotations = pool.submit(_decode_rotations, header, bodies, scales, where)
+        if header.degree:
+            rest = _decode_rest(header, shpl.result(), decoding["LABL"].result(), where)
+        means, quats = positions.result(), rotations.result()
+        opacities = dequantise_opacity(header, decoding["OPAC"].result())
+        colours = dequantise_colours(header, decoding["COLR"].result())
+    if header.far:
+        _place_far(_body(data, chunks, "FARP", 0, where), header, means, where)
+    tensors = {
+        **{"means": means, "quats": quats, "scales": header.scale_low + header.scale_step * scales},
+        **{"opacities": opacities, "sh0": colours, "shN": rest},
+    }
+    scene = Gaussians(**{k: _tensor(v) for k, v in tensors.items()}, antialiased=header.antialiased)
+    if not bool(scene.finite().all()):
+        raise InputError(f"{where}: decodes to numbers that are not finite: the file is damaged")
+    return scene
+
+
+_ALONE = ("SCAL", "OPAC", "COLR", "LABL")
+"""Streams that need no other one to be decoded."""
+
+
+def _level_kinds(header: Header) -> list[str]:
+    return ["POSN", *(k for k in STREAMS if k != "LABL" or header.degree)]
+
+
+def _width(header: Header) -> int:
+    return 3 * num_sh_rest(header.degree)
+
+
+def _slices(counts: tuple[int, ...], number: int) -> list[slice]:
+    ends = np.cumsum((0, *counts[:number])).tolist()
+    return [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+
+
+def _encode_levels(header: Header, q: Quantised, labels: Ints) -> list[tuple[str, int, bytes]]:
+    """The chunks of every level of detail, the coarsest first."""
+    slices = _slices(header.levels, len(header.levels))
+    side = rotation_classes(header, q.scales)
+    wanted = wanted_depths(header, q.scales)
+    values = {"SCAL": q.scales, "ROTN": q.rotations, "OPAC": q.opacities, "COLR": q.colours, "LABL": labels}
+
+    def stream(kind: str) -> list[bytes]:
+        if kind == "POSN":
+            models = OctreeModels()
+            return [encode_octree(q.codes[s], wanted[s], header.depth, models) for s in slices]
+        model = StreamModel(kind, header)
+        return [model.encode(values[kind][s], side[s] if kind == "ROTN" else None) for s in slices]
+
+    kinds = _level_kinds(header)
+    with ThreadPoolExecutor(get_num_threads()) as pool:
+        parts = dict(zip(kinds, pool.map(stream, kinds), strict=True))
+    return [(kind, n, parts[kind][n]) for n in range(len(slices)) for kind in kinds]
+
+
+def _body(data: bytes, chunks: dict[tuple[str, int], Chunk], kind: str, number: int, where: str) -> bytes:
+    chunk = chunks.get((kind, number))
+    if chunk is None:
+        raise InputError(f"{where} has no chunk {kind}{number}: the file is not complete")
+    return read_chunk(data, chunk, where)
+
+
+def _decode_stream(kind: str, header: Header, bodies: dict[Any, bytes], number: int, where: str) -> Ints:
+    model = StreamModel(kind, header)
+    return np.concatenate([model.decode(bodies[kind, n], header.levels[n], where) for n in range(number)])
+
+
+def _decode_rotations(header: Header, bodies: dict[Any, bytes], scales: Ints, where: str) -> NDArray[np.float64]:
+    model, side = StreamModel("ROTN", header), rotation_classes(header, scales)
+    parts = _each_level(
+        header, len(scales), lambda n, s: model.decode(bodies["ROTN", n], header.levels[n], where, side[s])
+    )
+    return dequantise_quats(header, np.concatenate(parts), scales)
+
+
+def _decode_positions(header: Header, bodies: dict[Any, bytes], scales: Ints, where: str) -> NDArray[np.float64]:
+    models, wanted = OctreeModels(), wanted_depths(header, scales)
+    parts = _each_level(
+        header, len(scales), lambda n, s: decode_octree(bodies["POSN", n], wanted[s], header.depth, models, where)
+    )
+    codes, depths = (np.concatenate([getattr(p, name) for p in parts]) for name in ("codes", "depths"))
+    return dequantise_means(header, codes, depths)
+
+
+def _each_level(header: Header, count: int, work: Callable[[int, slice], Any]) -> list[Any]:
+    """Results of work(level, its slice) for the levels that hold the first `count` Gaussians."""
+    number = int(np.searchsorted(np.cumsum(header.levels), count)) + 1
+    return [work(n, s) for n, s in enumerate(_slices(header.levels, number))]
+
+
+def _decode_rest(header: Header, entries: Ints, labels: Ints, where: str) -> NDArray[np.float64]:
+    index = labels[:, 0] if labels.shape[1] == 1 else 256 * labels[:, 0] + labels[:, 1]
+    if index.max() >= header.palette:
+        raise InputError(f"{where}: SH label {index.max()}, expected below {header.palette}: the file is damaged")
+    palette = planes_to_colour(entries.reshape(len(entries), -1, 3) * header.sh_step)
+    return palette[index]
+
+
+def _pack_far(means: NDArray[np.float64], header: Header) -> bytes:
+    origin = np.array(header.origin)
+    far = np.flatnonzero(((means < origin) | (means >= origin + header.side)).any(axis=1))
+    return b"".join(_FAR.pack(i, *means[i]) for i in far.tolist())
+
+
+def _place_far(data: bytes, header: Header, means: NDArray[np.float64], where: str) -> None:
+    if len(data) != _FAR.size * header.far:
+        raise InputError(f"{where}: chunk FARP has {len(data)} bytes, expected {_FAR.size * header.far}: damaged")
+    rows = np.frombuffer(data, np.dtype([("index", "<u4"), ("mean", "<f4", 3)]))
+    if rows["index"].max() >= header.count:
+        raise InputError(f"{where}: chunk FARP names Gaussian {rows['index'].max()} of {header.count}: damaged")
+    rows = rows[rows["index"] < len(means)]
+    means[rows["index"]] = rows["mean"]
+
+
+def _weights(gaussians: Gaussians, significance: Tensor | None) -> NDArray[np.float64]:
+    weights = (paint(gaussians) if significance is None else significance).detach().cpu().double().numpy()
+    if weights.shape != (len(gaussians),) or not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(f"significance of shape {weights.shape}, expected ({len(gaussians)},), finite, not negative")
+    return weights
+
+
+def _level_order(codes: Ints, weights: NDArray[np.float64], levels: int | None) -> tuple[Ints, tuple[int, ...]]:
+    """Order of the Gaussians in the file, and how many each level of detail has."""
+    count = len(codes)
+    number = (3 if count >= SMALLEST_LEVELLED else 1) if levels is None else min(levels, count)
+    # The shares grow by a factor of 3 from level to level.
+    ends = [round(count * (3.0 ** (n + 1) - 1) / (3.0**number - 1)) for n in range(number)]
+    ends = [max(end, n + 1) for n, end in enumerate(ends)]
+    level = np.empty(count, np.int64)
+    level[np.argsort(-weights, kind="stable")] = np.searchsorted(ends, np.arange(count), side="right")
+    order = np.lexsort((codes, level))
+    return order, tuple(np.diff([0, *ends]).tolist())
+
+
+def _palette(
+    gaussians: Gaussians, settings: RcsSettings, weights: NDArray[np.float64], seed: int
+) -> tuple[Ints, float, Ints] | None:
+    """Levels of the palette [K, D], their step, and labels [N]; the entries most used first. None at degree 0."""
+    if gaussians.sh_degree == 0:
+        return None
+    x = gaussians.shN.detach().cpu().float().flatten(1)
+    size = min(settings.palette or default_palette_size(len(gaussians)), len(gaussians))
+    if len(gaussians) <= 2**16:
+        entries, labels = torch.unique(x, dim=0, return_inverse=True)
+    if len(gaussians) > 2**16 or len(entries) > size:
+        # A few huge Gaussians must not have the palette to themselves.
+        w = np.minimum(weights, np.quantile(weights, 0.95))
+        w = w + (0.05 * w.mean() or 1.0)
+        entries, labels = vq.kmeans(x, size, torch.from_numpy(w / w.mean()).float(), KMEANS_ITERATIONS, seed)
+    used, labels, uses = torch.unique(labels, return_inverse=True, return_counts=True)
+    rank = torch.argsort(uses, descending=True, stable=True)
+    place = torch.empty_like(rank)
+    place[rank] = torch.arange(len(rank))
+    chosen = entries[used][rank]
+    planes = colour_to_planes(chosen.double().reshape(len(used), -1, 3).numpy()).reshape(len(used), -1)
+    error = float((chosen[place[labels]] - x).double().square().mean().sqrt())
+    step = max(settings.sh * error, float(np.abs(planes).max()) / 127, 1e-6)
+    return np.clip(np.rint(planes / step), -127, 127).astype(np.int64), step, place[labels].numpy()
+
+
+def _tensor(values: NDArray[Any]) -> Tensor:
+    with np.errstate(over="ignore"):
+        return torch.from_numpy(np.ascontiguousarray(values, np.float32))

@@ -1,0 +1,68 @@
+"""From a file alone to a smaller one that keeps what it promises, measured on the file itself."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from radcomp_plugins.errors import InputError
+from radcomp_plugins.splats.compress import Effort, compress
+from radcomp_plugins.splats.formats.rcs import read_rcs
+from radcomp_plugins.splats.formats.registry import read_splats, splat_format_of
+from radcomp_plugins.splats.gaussians import Gaussians
+from radcomp_plugins.splats.rate_control import Goal
+
+QUICK = Effort(views=3, size=32, recovery_steps=0)
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Gaussians:
+    n, generator = 400, torch.Generator().manual_seed(3)
+    colours = torch.randn(n, 3, generator=generator), 0.2 * torch.randn(n, 3, 3, generator=generator)
+    quats = torch.randn(n, 4, generator=generator)
+    means = torch.randn(n, 3, generator=generator)
+    return Gaussians(means, quats, torch.randn(n, 3, generator=generator) * 0.5 - 2.0, torch.ones(n), *colours)
+
+
+@pytest.mark.parametrize("suffix, size", [(".rcs", 3000), (".sog", 9000)])
+def test_a_size_is_met(tmp_path: Path, cloud: Gaussians, suffix: str, size: int) -> None:
+    path = tmp_path / f"a{suffix}"
+    lines: list[str] = []
+    result = compress(cloud, path, Goal(size=size), QUICK, progress=lines.append)
+    assert path.stat().st_size == result["bytes"] <= size and result["bytes"] >= 0.98 * size
+    assert len(read_splats(path)) == result["gaussians"] and result["psnr"] > 15 and lines
+    with pytest.raises(InputError, match="exists already"):
+        compress(cloud, path, Goal(size=size), QUICK)
+
+
+def test_without_a_goal_the_defaults_are_written(tmp_path: Path, cloud: Gaussians) -> None:
+    result = compress(cloud, tmp_path / "a.rcs", Goal(), QUICK)
+    assert result["gaussians"] == 400 and result["psnr"] > 25 and result["ratio"] > 4
+    assert len(read_rcs(tmp_path / "a.rcs")) == 400
+
+
+@pytest.mark.parametrize("views, steps, gain", [(8, 40, 0.0), (12, 60, 0.05)])
+def test_recovery_keeps_the_size_and_never_loses(
+    tmp_path: Path, cloud: Gaussians, views: int, steps: int, gain: float
+) -> None:
+    """Eight small views are learned by heart and what comes of it is refused; twelve give 0.10 dB."""
+    effort = Effort(views=views, size=32, recovery_steps=steps)
+    result = compress(cloud, tmp_path / "a.rcs", Goal(size=2500), effort)
+    assert result["bytes"] <= 2500 and result["psnr"] >= result["psnr_before_recovery"] + gain
+
+
+def test_the_longest_suffix_names_the_format(tmp_path: Path, cloud: Gaussians) -> None:
+    result = compress(cloud, tmp_path / "a.compressed.ply", Goal(), QUICK)
+    assert splat_format_of(tmp_path / "a.compressed.ply") == "compressed-ply"
+    # 25 bytes a Gaussian and 72 per 256 of them, where a plain .ply has 104.
+    assert 400 * 25 < result["bytes"] < 400 * 28 and result["psnr"] > 25
+
+
+def test_nothing_is_written_that_cannot_be(tmp_path: Path, cloud: Gaussians) -> None:
+    with pytest.raises(InputError, match=r"unknown splat format '\.xyz'"):
+        compress(cloud, tmp_path / "a.xyz", Goal(), QUICK)
+    with pytest.raises(InputError, match="cannot be written"):
+        compress(cloud, tmp_path / "a.ksplat", Goal(), QUICK)
+    with pytest.raises(InputError, match="cannot be reached"):
+        compress(cloud, tmp_path / "a.rcs", Goal(size=10), QUICK)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,49 @@
+"""Training towards the original's pictures brings a changed scene back, and leaves its arguments alone."""
+
+from dataclasses import replace
+
+import torch
+
+from radcomp_plugins.splats.gaussians import Gaussians
+from radcomp_plugins.splats.rate_control import Meter
+from radcomp_plugins.splats.recover import recover
+from radcomp_plugins.splats.virtual_views import virtual_views
+
+
+class Nothing:
+    """No format at all."""
+
+    moves = ()
+
+    def encode(self, gaussians, point, significance):  # noqa: ANN001, ANN201
+        raise AssertionError
+
+    def decode(self, data):  # noqa: ANN001, ANN201
+        raise AssertionError
+
+
+def cloud(n: int = 60) -> Gaussians:
+    generator = torch.Generator().manual_seed(3)
+    quats = torch.tensor([[1.0, 0, 0, 0]]).repeat(n, 1)
+    colours = torch.randn(n, 3, generator=generator), torch.zeros(n, 3, 3)
+    means = torch.randn(n, 3, generator=generator)
+    return Gaussians(means, quats, torch.full((n, 3), -1.5), torch.full((n,), 1.0), *colours)
+
+
+def test_a_faded_scene_comes_back() -> None:
+    original = cloud()
+    faded = replace(original, sh0=original.sh0 * 0.8, opacities=original.opacities - 0.3)
+    views = virtual_views(original, 4, 32)
+    meter = Meter(original, torch.ones(60), Nothing(), virtual_views(original, 3, 32, seed=1))
+    kept = {name: tensor.clone() for name, tensor in faded.tensors.items()}
+    trained = recover(faded, original, views, 60)
+    assert meter.psnr_of(trained) > meter.psnr_of(faded) + 3
+    assert all(torch.equal(kept[name], tensor) for name, tensor in faded.tensors.items())
+    again = recover(faded, original, views, 60)
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in trained.tensors.items())
+    assert not any(tensor.requires_grad for tensor in trained.tensors.values())
+
+
+def test_no_steps_change_nothing() -> None:
+    g = cloud(5)
+    assert recover(g, g, virtual_views(g, 1, 16), 0) is g

@@ -1,0 +1,60 @@
+"""Virtual cameras see the scene, all round, and from inside where it is hollow."""
+
+import pytest
+import torch
+
+from radcomp_plugins.splats.draw import draw
+from radcomp_plugins.splats.gaussians import Gaussians
+from radcomp_plugins.splats.virtual_views import painted_extent, virtual_views
+
+
+def scene(means: torch.Tensor, scale: float = -2.5) -> Gaussians:
+    n = len(means)
+    quats = torch.tensor([[1.0, 0, 0, 0]]).repeat(n, 1)
+    colours = torch.ones(n, 3), torch.ones(n, 0, 3)
+    return Gaussians(means, quats, torch.full((n, 3), scale), torch.full((n,), 2.0), *colours)
+
+
+def blob(n: int = 1500, center: float = 0.0) -> torch.Tensor:
+    return torch.randn(n, 3, generator=torch.Generator().manual_seed(0)) * 0.5 + center
+
+
+def shell(n: int = 1500) -> torch.Tensor:
+    return torch.nn.functional.normalize(blob(n), dim=1) * 4.0
+
+
+def test_extent_ignores_a_few_far_and_huge_ones() -> None:
+    g = scene(blob(center=7.0))
+    g.means[0] = 1e6
+    g.scales[1] = 12.0
+    center, radius, hollow = painted_extent(g)
+    assert (center - 7.0).abs().max() < 0.1 and 0.8 < radius < 1.4 and not hollow
+
+
+def test_a_shell_is_hollow_and_a_small_scene_never() -> None:
+    assert painted_extent(scene(shell()))[2]
+    assert not painted_extent(scene(shell(500)))[2]
+
+
+@pytest.mark.parametrize("points", [blob(), blob(center=50.0), shell()])
+def test_every_camera_sees_a_good_part_of_the_scene(points: torch.Tensor) -> None:
+    g = scene(points)
+    for view in virtual_views(g, 6, 48):
+        rotation = view.viewmat[:3, :3]
+        assert torch.allclose(rotation @ rotation.T, torch.eye(3), atol=1e-5) and torch.det(rotation) > 0.99
+        assert 0.1 < float(draw(g, view)[1].mean()) <= 1.0
+
+
+def test_hollow_scenes_are_seen_from_inside_too() -> None:
+    centers = [-v.viewmat[:3, :3].T @ v.viewmat[:3, 3] for v in virtual_views(scene(shell()), 8, 16)]
+    inside = [bool(c.norm() < 2.0) for c in centers]
+    assert inside == [False, True] * 4
+
+
+def test_the_same_seed_gives_the_same_cameras_and_another_others() -> None:
+    g = scene(blob())
+    a, b, c = (virtual_views(g, 5, 20, seed) for seed in (0, 0, 1))
+    assert all(torch.equal(x.viewmat, y.viewmat) for x, y in zip(a, b, strict=True))
+    assert not any(torch.equal(x.viewmat, y.viewmat) for x, y in zip(a, c, strict=True))
+    with pytest.raises(ValueError, match="0 views"):
+        virtual_views(g, 0, 10)
