@@ -2,6 +2,7 @@
 
     python benchmarks/kilonerf_study.py few-views --data CHAIR --views 8 --seeds 0 1 2 --output few_views.json
     python benchmarks/kilonerf_study.py sweep --data CHAIR --teacher TEACHER --output sweep.json
+    python benchmarks/kilonerf_study.py seams --runs RUN [RUN_WITH_OVERLAP ...] --output seams.json
 
 few-views: for every seed a teacher is trained on the few photos alone; then, on the same photos, networks distilled and
 fine-tuned, networks trained from scratch for as many steps, and networks trained from scratch for as much wall time as
@@ -9,6 +10,8 @@ teacher, distillation and fine-tuning took together. All of them are measured on
 
 sweep: one run for each change of one setting, exported, decoded and measured: PSNR, SSIM, LPIPS, bytes of the file and
 time of a frame; and the default one exported as int8 as well.
+
+seams: how much opacity and colour jump where one network's cell ends and the next begins.
 
 Everything is trained in this process, with the presets of ns-train; the dataset is one in Blender's form.
 """
@@ -205,7 +208,62 @@ class Sweep:
             )
 
 
-Commands = Annotated[FewViews, tyro.conf.subcommand(name="few-views")] | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+def jumps(model: Any, count: int, seed: int) -> dict[str, float]:
+    """Differences across the cells' faces, and over the same small distance inside cells.
+
+    Args:
+        model: a trained `KiloModel`.
+        count: points on faces, of which those count that have occupied voxels on both sides.
+        seed: of points and directions.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    lookup = model.lookup
+    which = torch.randint(len(lookup.centres), (count,), generator=generator)
+    axis = torch.nn.functional.one_hot(torch.randint(3, (count,), generator=generator), 3).float()
+    free = torch.rand(count, 3, generator=generator) * 2.0 - 1.0
+    directions = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1)
+    found = {}
+    for name, place in (("face", 1.0), ("inside", 0.5)):
+        local = free * (1.0 - axis) + place * axis
+        sides = [lookup.centres[which] + (local + shift * axis) * lookup.half_cell for shift in (-1e-3, 1e-3)]
+        both = lookup.occupied(sides[0]) & lookup.occupied(sides[1])
+        (depth, rgb), (depth_2, rgb_2) = (model.ask(side[both], directions[both]) for side in sides)
+        alpha, alpha_2 = -torch.expm1(-depth), -torch.expm1(-depth_2)
+        seen = torch.maximum(alpha, alpha_2)
+        found[f"opacity, {name}"] = float((alpha - alpha_2).abs().mean())
+        found[f"colour, {name}"] = float(((rgb - rgb_2).abs().mean(dim=-1) * seen).sum() / seen.sum())
+    return found
+
+
+@dataclass
+class Seams:
+    """What overlap does to the jumps between cells."""
+
+    runs: tuple[Path, ...]
+    """Run folders of kilonerf."""
+    output: Path
+    """Report to write, JSON."""
+    points: int = 200_000
+    """Points on the faces of cells."""
+
+    @torch.no_grad()
+    def main(self) -> None:
+        """Measure and write."""
+        from radcomp_plugins import compat
+
+        rows = []
+        for run in self.runs:
+            model: Any = compat.load_run(run)[1].model
+            rows.append({"overlap": model.grid.overlap, **jumps(model, self.points, 0)})
+            CONSOLE.print_json(json.dumps(rows[-1]))
+        write_json(self.output, {"schema_version": 1, "runs": rows})
+
+
+Commands = (
+    Annotated[FewViews, tyro.conf.subcommand(name="few-views")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
+    | Annotated[Seams, tyro.conf.subcommand("seams")]
+)
 
 if __name__ == "__main__":
     tyro.cli(Commands).main()  # type: ignore[arg-type]  # a union of dataclasses

@@ -1,11 +1,16 @@
 """The parts of the study that decide what is compared."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
+from kilo_scenes import shell_scene
 
-from benchmarks.kilonerf_study import CHANGES, Sweep, Workshop, few_views
+from benchmarks.kilonerf_study import CHANGES, Sweep, Workshop, few_views, jumps
 from radcomp_plugins.errors import InputError
+from radcomp_plugins.kilonerf.grid import CellLookup
+from radcomp_plugins.kilonerf.scene import NetworkShape
 
 
 @pytest.fixture
@@ -52,3 +57,17 @@ def test_changes_name_settings_that_there_are(name, dataset, tmp_path):
 def test_a_change_that_there_is_not_is_one_line(dataset, tmp_path):
     with pytest.raises(InputError, match="--only 'grid 7': expected some of default, "):
         Sweep(dataset, tmp_path / "teacher", tmp_path / "out.json", only=("grid 7",)).main()
+
+
+def test_jumps_are_those_between_cells():
+    lookup = CellLookup(shell_scene(NetworkShape(width=8, position_octaves=2))[0].grid)
+
+    def ask(points, directions):
+        even = lookup.locate(points)[0].double() % 2 == 0
+        # Every network says something of its own, and the same all over its cell.
+        return torch.where(even, 0.5, 1.5).float(), torch.where(even, 0.25, 0.75).float()[:, None].expand(-1, 3)
+
+    found = jumps(SimpleNamespace(lookup=lookup, ask=ask), 4000, 0)
+    assert found["opacity, inside"] == found["colour, inside"] == 0.0
+    whole = float(torch.exp(torch.tensor(-0.5)) - torch.exp(torch.tensor(-1.5)))
+    assert 0.2 * whole < found["opacity, face"] <= whole and 0.1 < found["colour, face"] <= 0.5
