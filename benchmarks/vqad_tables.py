@@ -76,6 +76,8 @@ class VqadTables:
     """How VQ-AD's indices are trained."""
     octree_from: Literal["auto", "depth", "points", "none"] = "auto"
     """Where the octree comes from."""
+    depth_dilation: int | None = None
+    """Voxels that an octree from depth grows by; the preset's otherwise."""
     lpips: bool = True
     """Measure LPIPS as well."""
 
@@ -140,6 +142,8 @@ class VqadTables:
         config.pipeline.seed = seed
         config.pipeline.datamanager.dataparser = dataset_parser(self.data)
         changes = {**baselines.training_changes(training, bits), "octree_from": self.octree_from, **more}
+        if self.depth_dilation is not None:
+            changes["depth_dilation"] = self.depth_dilation
         for name, value in changes.items():
             setattr(config.pipeline.model, name, value)
         run = Run(config, steps)

@@ -70,6 +70,7 @@ vqad_paper = _spec(
         samples_at="coarsest",
         opaque=0.0,
         octree_from="depth",
+        depth_dilation=0,
         reshape_at=(),
         eval_num_rays_per_chunk=1 << 12,
     ),

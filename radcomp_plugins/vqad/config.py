@@ -100,8 +100,9 @@ class VqadModelConfig(ModelConfig):
     """What tells where the scene is. depth: the training images' depth maps, as in the paper. points: the dataset's
     SfM points. none: a full grid, which is pruned and refined while training. auto: the first of them that is
     there."""
-    depth_dilation: int = 0
-    """Voxels of the finest level that depth maps' octree grows by in each direction. The paper: 0."""
+    depth_dilation: int = 1
+    """Voxels of the finest level that depth maps' octree grows by in each direction, before it is pruned in training.
+    Where a depth map's pixels are wider than voxels, 0 leaves holes. The paper: 0."""
     points_dilation: int = 1
     """Voxels of `start_level` that SfM points' octree grows by in each direction; raise it where points are sparse."""
     start_level: int = 5
