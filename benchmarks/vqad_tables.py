@@ -13,6 +13,7 @@ tables.json after each row, and tables.md.
 
 import copy
 import functools
+import random
 import statistics
 import time
 from dataclasses import dataclass
@@ -216,6 +217,7 @@ class Run:
 
     def __init__(self, config: Any, steps: int) -> None:
         torch.manual_seed(config.pipeline.seed)
+        random.seed(config.pipeline.seed)  # nerfstudio caches the images in an order that it draws
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.pipeline: VqadPipeline = config.pipeline.setup(device=self.device, test_mode="test")
         for group in config.optimizers.values():
