@@ -48,9 +48,9 @@ class FreeTexels(nn.Module):
     def places(self) -> Int[Tensor, " codes"]:
         """For every code up to one above the last where it is in the table, -1 where it is not.
 
-        One look-up per texel instead of a binary search: of a step of 130,000 samples this takes a tenth.
+        A look-up per texel: binary searches took a tenth of the time of a step of 130,000 samples.
         """
-        if len(self._places) == 0:
+        if len(self._places) == 0 or self._places.device != self.codes.device:
             table = torch.full((int(self.codes[-1]) + 2,), -1, dtype=torch.int32, device=self.codes.device)
             table[self.codes] = torch.arange(len(self.codes), dtype=torch.int32, device=self.codes.device)
             self._places = table

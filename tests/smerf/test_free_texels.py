@@ -50,6 +50,21 @@ def test_unknown_texels_come_from_the_network() -> None:
     assert found[:, 0].tolist() == [16.0, -1.0, 0.0, -1.0]
 
 
+def test_another_table_is_looked_up_after_loading_or_letting_go_again() -> None:
+    def first_channel(table: FreeTexels) -> list[float]:
+        codes = torch.tensor([3, 8, 20])
+        return table.look_up(codes, lambda codes: torch.full((len(codes), 8), -1.0))[:, 0].tolist()
+
+    table, other = FreeTexels(), FreeTexels()
+    table.let_go(torch.tensor([3, 8, 20]), torch.arange(24.0).view(3, 8))
+    assert first_channel(table) == [0.0, 8.0, 16.0]
+    other.let_go(torch.tensor([8, 20]), torch.full((2, 8), 5.0))
+    table.load_state_dict(other.state_dict())
+    assert first_channel(table) == [-1.0, 5.0, 5.0]
+    table.let_go(torch.tensor([3, 8]), torch.full((2, 8), 7.0))
+    assert first_channel(table) == [7.0, 7.0, -1.0]
+
+
 def test_they_train_and_the_network_rests() -> None:
     torch.manual_seed(0)
     model = small_model(free_texels_from=0.5)
