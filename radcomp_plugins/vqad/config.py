@@ -109,10 +109,15 @@ class VqadModelConfig(ModelConfig):
     """Without depth: finest level at the start of training."""
     reshape_at: tuple[float, ...] = (0.02, 0.04, 0.08, 0.14, 0.25, 0.4)
     """Shares of training at which voxels that no ray has found anything in are pruned; below the finest level, another
-    level is added then. The first time, without depth and points, the box is drawn around what is left instead."""
+    level is added then. Without depth and points, the box is drawn around what is left instead where that makes it
+    smaller."""
     prune_weight: float = 0.01
     """Weight of a sample in its ray, in [0, 1], that saves its voxel from being pruned. Raising it makes smaller
     files, and holes."""
+    prune_share: float = 0.0
+    """Share of its ray's heaviest weight, in [0, 1], below which a sample saves no voxel. Raising it peels surfaces to
+    the voxels that show them: smaller files, sharper pictures, and holes in what is half transparent. The paper has no
+    pruning."""
     lod_growth: float = 2.0
     """How much likelier each finer level of detail is to be trained in a step. Raising it favours the finest picture
     over those of a file's prefixes. The paper: 2."""
@@ -139,6 +144,8 @@ class VqadModelConfig(ModelConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
         if list(self.reshape_at) != sorted(self.reshape_at) or any(not 0 < at < 1 for at in self.reshape_at):
             raise ValueError(f"reshape_at is {self.reshape_at}, expected ascending shares between 0 and 1")
+        if not 0.0 <= self.prune_share <= 1.0:
+            raise ValueError(f"prune_share is {self.prune_share}, expected 0 to 1")
         if self.lod_growth < 1.0:
             raise ValueError(f"lod_growth is {self.lod_growth}, expected 1 or more")
 

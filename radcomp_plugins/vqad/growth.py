@@ -157,7 +157,12 @@ def box_around_voxels(voxels: Codes, level: int, box: Float[Tensor, "2 3"]) -> F
     side = (box[1] - box[0]) / 2**level
     cube = cube_around(box[0] + (xyz.amin(0) - 1) * side, box[0] + (xyz.amax(0) + 2) * side, margin=0.0)
     # A cube may be wider than the box along its longer sides only.
-    return cube if float((cube[1] - cube[0]).max()) < float((box[1] - box[0]).max()) else box.clone()
+    return cube if side_of(cube) < side_of(box) else box.clone()
+
+
+def side_of(box: Float[Tensor, "2 3"]) -> float:
+    """Length of a box's longest side."""
+    return float((box[1] - box[0]).max())
 
 
 def voxels_in_other_box(voxels: Codes, level: int, box: Float[Tensor, "2 3"], other: Float[Tensor, "2 3"]) -> Codes:

@@ -13,7 +13,9 @@ from torchmetrics.functional import structural_similarity_index_measure
 
 from radcomp_plugins import compat
 from radcomp_plugins.core.metrics import psnr
+from radcomp_plugins.core.morton import Codes
 from radcomp_plugins.core.octree import Octree
+from radcomp_plugins.core.volume import ray_index
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.vqad import growth, losses
 from radcomp_plugins.vqad.config import VqadModelConfig
@@ -28,6 +30,8 @@ COLOURS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 _ENOUGH = 8
 """Samples from which a finest voxel that showed nothing counts as empty. Where there are as many per voxel on average,
 one that was never sampled counts as hidden, not as not yet looked at."""
+_WORTH_MOVING = 0.95
+"""A box is drawn tighter where that takes a twentieth or more off its side."""
 _COPIES = 5
 """Tensors of a parameter's size that a training step holds: itself, its gradient, two moments, one in passing."""
 
@@ -72,7 +76,7 @@ class VqadModel(Model):
             opaque=config.opaque,
         )
         # What a resumed run has to know of its past: whether there is an octree, how often it was reshaped, and
-        # whether the box is still the whole scene box.
+        # whether the box may still be drawn tighter.
         self.register_buffer("started", torch.tensor(False))
         self.register_buffer("reshapes", torch.tensor(0))
         self.register_buffer("box_is_loose", torch.tensor(False))
@@ -156,7 +160,7 @@ class VqadModel(Model):
 
     @torch.no_grad()
     def reshape(self) -> None:
-        """Prune the finest voxels that rays found nothing in; then tighten the box once, or split what is left."""
+        """Prune the finest voxels that rays found nothing in; then tighten the box, or split what is left."""
         octree, box = self.field.octree, self.field.box
         enough = float(self.visits.sum()) >= _ENOUGH * len(self.visits)
         doubtful = (self.visits > 0) & (self.visits < _ENOUGH)
@@ -167,19 +171,13 @@ class VqadModel(Model):
         if len(kept) == 0:
             CONSOLE.log("[yellow]No voxel shows anything yet: the octree stays as it is.")
             kept = octree.voxels[-1]
-        if bool(self.box_is_loose):
-            other = growth.box_around_voxels(kept, octree.finest, box)
-            moved = growth.voxels_in_other_box(kept, octree.finest, box, other)
-            new = Octree.from_finest(moved, octree.finest, octree.coarsest).to(self.device)
-            if self.field.encoding.mode == "full":
-                growth.carry_over(self.field.encoding, box.clone(), new, other)
-            else:
-                # Indices cannot be moved to other places; so early there is little to lose.
-                self.field.encoding.restructure(new)
-            box.copy_(other)
-            self.box_is_loose.fill_(False)
+        other = growth.box_around_voxels(kept, octree.finest, box) if bool(self.box_is_loose) else box
+        if growth.side_of(other) < _WORTH_MOVING * growth.side_of(box):
+            self._move_to(other, growth.voxels_in_other_box(kept, octree.finest, box, other))
         else:
             new = growth.split(octree, kept, octree.finest < self.config.finest_level)
+            # Fog in the corners may hold it wide for a while; with the finest voxels it would cost too much to move.
+            self.box_is_loose &= new.finest < self.config.finest_level
             self.check_memory(new)
             self.field.encoding.restructure(new.to(self.device))
         self._forget_seen()
@@ -188,18 +186,35 @@ class VqadModel(Model):
             f"Octree to level {octree.finest}: {len(octree.voxels[-1]):,} voxels, {octree.num_vertices:,} vertices"
         )
 
+    def _move_to(self, box: Float[Tensor, "2 3"], voxels: Codes) -> None:
+        """Go on in another box, with finest voxels of its grid."""
+        octree = self.field.octree
+        new = Octree.from_finest(voxels, octree.finest, octree.coarsest).to(self.device)
+        if self.field.encoding.mode == "full":
+            growth.carry_over(self.field.encoding, self.field.box.clone(), new, box)
+        else:
+            # Indices cannot be moved to other places; so early there is little to lose.
+            self.field.encoding.restructure(new)
+        self.field.box.copy_(box)
+
     def _forget_seen(self) -> None:
         """Begin anew to note what rays find in the finest voxels."""
         self.seen = torch.zeros(len(self.field.octree.voxels[-1]), device=self.field.box.device)
         self.visits = torch.zeros_like(self.seen)
 
     def _note_seen(self, drawn: Drawn) -> None:
-        """Note the largest weight that samples had in each of the finest voxels, and how many there were."""
+        """Note the largest weight that samples had in each of the finest voxels, and how many there were.
+
+        A sample that is far from the heaviest of its ray counts as nothing: it lies before or behind what is seen.
+        """
         nodes = drawn.nodes.long() - self.field.octree.node_starts[-2]
         mine = nodes >= 0
         if self.seen.device != nodes.device:
             self.seen, self.visits = self.seen.to(nodes.device), self.visits.to(nodes.device)
-        self.seen.scatter_reduce_(0, nodes[mine], drawn.weights[mine], "amax")
+        rays = ray_index(drawn.ray_offsets)
+        heaviest = drawn.weights.new_zeros(drawn.rays).scatter_reduce_(0, rays, drawn.weights, "amax")
+        matters = drawn.weights >= self.config.prune_share * heaviest[rays]
+        self.seen.scatter_reduce_(0, nodes[mine], (drawn.weights * matters)[mine], "amax")
         self.visits.scatter_add_(0, nodes[mine], torch.ones_like(drawn.weights[mine]))
 
     def draw_level(self) -> int:

@@ -30,6 +30,7 @@ class Drawn:
             that were not evaluated.
         rays: R, how many of the given rays were drawn.
         samples: how many samples were evaluated.
+        ray_offsets: first sample of each ray, and one past the last.
     """
 
     rgb: Float[Tensor, "R 3"]
@@ -39,6 +40,7 @@ class Drawn:
     nodes: Int[Tensor, " N"]
     rays: int
     samples: int
+    ray_offsets: Int[Tensor, " R_plus_1"]
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def _draw_with_kernel(field: VqadField, samples: _Samples, base: Tensor, depth: 
         nodes=nodes[:, -1],
         rays=len(drawn),
         samples=int(used.sum()),
+        ray_offsets=samples.ray_offsets,
     )
 
 
@@ -157,6 +160,7 @@ def _draw_with_torch(field: VqadField, samples: _Samples, base: Tensor, depth: i
         nodes=torch.where(seen, nodes[:, -1], -1),
         rays=count,
         samples=len(rays),
+        ray_offsets=samples.ray_offsets,
     )
 
 

@@ -8,6 +8,7 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
 from tiny_vqad import rays_at_sphere, sphere_octree
 
+from radcomp_plugins.core import morton
 from radcomp_plugins.core.octree import Octree
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.vqad import losses
@@ -99,14 +100,29 @@ def test_what_is_hidden_is_pruned_once_the_rest_has_been_looked_at() -> None:
     assert len(model.seen) == count - 7
 
 
+def note(model: VqadModel, weights: list[float], places: list[int], ray_offsets: list[int]) -> None:
+    """Note samples of rays, one weight and one finest voxel each; -1 is none."""
+    nodes = torch.tensor(places) + model.field.octree.node_starts[-2]
+    nodes[torch.tensor(places) < 0] = -1
+    rays = len(ray_offsets) - 1
+    rgb, ray = torch.zeros(rays, 3), torch.zeros(rays)
+    offsets = torch.tensor(ray_offsets)
+    model._note_seen(Drawn(rgb, ray, ray, torch.tensor(weights), nodes, rays, len(weights), offsets))
+
+
 def test_visits_count_samples() -> None:
     model = started()
-    nodes = torch.tensor([0, 2, 2, -1, 2]) + model.field.octree.node_starts[-2]
-    nodes[3] = -1
-    ray = torch.zeros(1)
-    model._note_seen(Drawn(torch.zeros(1, 3), ray, ray, torch.tensor([0.1, 0.2, 0.4, 0.9, 0.3]), nodes, 1, 5))
+    note(model, [0.1, 0.2, 0.4, 0.9, 0.3], [0, 2, 2, -1, 2], [0, 5])
     assert model.visits[:3].tolist() == [1.0, 0.0, 3.0] and model.seen[:3].tolist() == pytest.approx([0.1, 0.0, 0.4])
     assert float(model.visits.sum()) == 4.0
+
+
+def test_what_lies_far_below_the_heaviest_sample_of_its_ray_is_not_seen() -> None:
+    model = started(prune_share=0.25)
+    # A ray without samples is between the two; in fog all samples are alike.
+    note(model, [0.1, 0.8, 0.2, 0.02, 0.02], [0, 1, 2, 3, 4], [0, 3, 3, 5])
+    assert model.seen[:5].tolist() == pytest.approx([0.0, 0.8, 0.2, 0.02, 0.02])
+    assert model.visits[:5].tolist() == [1.0] * 5
 
 
 def test_nothing_seen_at_all_leaves_the_octree() -> None:
@@ -118,7 +134,8 @@ def test_nothing_seen_at_all_leaves_the_octree() -> None:
 
 
 def test_coarse_to_fine() -> None:
-    model = make_model(compression="latent", quantise_from=0.9, reshape_at=(0.1, 0.2, 0.3))
+    """The box is drawn around a small ball until it is tight, only then are voxels split."""
+    model = make_model(compression="latent", quantise_from=0.9, reshape_at=(0.1, 0.2, 0.3, 0.4, 0.5))
     model.start(Octree.dense(2, 3), BOX, box_is_loose=True)
     model.train()
     finests, sides = [], []
@@ -127,14 +144,15 @@ def test_coarse_to_fine() -> None:
         octree = model.field.octree
         finests.append(octree.finest)
         sides.append(float(model.field.side))
-        # Something is found around the middle only.
-        where = torch.from_numpy(octree.voxels[-1]).float()
-        model.seen = (where < where.median()).float() if octree.finest == 3 else torch.ones(len(model.seen))
+        middle = (torch.from_numpy(morton.decode(octree.voxels[-1])) + 0.5) / 2**octree.finest
+        world = model.field.box[0] + middle * (model.field.box[1] - model.field.box[0])
+        model.seen = (world.norm(dim=1) < 0.3).float()
         model.visits += 100
-    assert finests == [3, 3, 4, 4, 4, 4, 4, 4, 4, 4]
-    assert sides[0] == 2.0 and sides[1] <= 2.0
+    assert sides[:2] == [2.0, 1.0] and sides[-1] == sides[3] < 0.95 and sides == sorted(sides, reverse=True)
+    assert finests == [3, 3, 3, 4, 4, 4, 4, 4, 4, 4], finests
+    assert not bool(model.box_is_loose)
     assert model.field.encoding.mode == "latent"
-    assert int(model.reshapes) == 3
+    assert int(model.reshapes) == 5
 
 
 def test_seen_is_the_largest_weight_per_voxel() -> None:
