@@ -8,9 +8,11 @@ split, level by level.
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from nerfstudio.data.utils.data_utils import get_depth_image_from_path
+from scipy import ndimage
 from torch import Tensor
 
 from radcomp_plugins.core import morton
@@ -25,6 +27,8 @@ MOST_OUTSIDE = 0.5
 
 _MARGIN = 0.02
 """Room on each side between the points and the box, as a share of its side."""
+_SMALLEST_BODY = 1e-3
+"""Share of all that is seen that voxels which hang together must have to count for the box."""
 _DEPTH_POINTS = 2_000_000
 """Depth points that are held to find the box; the octree sees all of them."""
 
@@ -151,11 +155,28 @@ def split(octree: Octree, kept: Codes, add_level: bool) -> Octree:
     return Octree.from_finest(kept, octree.finest, octree.coarsest)
 
 
-def box_around_voxels(voxels: Codes, level: int, box: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
-    """The cube around voxels of a box's grid, and one voxel on each side."""
-    xyz = torch.from_numpy(morton.decode(voxels)).to(box)
+def box_around_voxels(
+    voxels: Codes, level: int, box: Float[Tensor, "2 3"], seen: Float[Tensor, " N"]
+) -> Float[Tensor, "2 3"]:
+    """The cube around the bodies that voxels of a box's grid form, and one voxel on each side.
+
+    Fog that few rays can see through and through stays in the corners for long; it hangs together with nothing, and is
+    next to nothing of what is seen.
+
+    Args:
+        voxels: of the grid.
+        level: of the grid.
+        box: of the grid, scene frame.
+        seen: how much each voxel shows, 0 or more.
+    """
+    xyz = morton.decode(voxels)
+    grid = np.zeros((2**level,) * 3, np.bool_)
+    grid[tuple(xyz.T)] = True
+    labels = ndimage.label(grid, np.ones((3, 3, 3)))[0][tuple(xyz.T)]
+    mass = np.bincount(labels, seen.double().cpu().numpy())
+    mine = torch.from_numpy(xyz[mass[labels] >= _SMALLEST_BODY * mass.sum()]).to(box)
     side = (box[1] - box[0]) / 2**level
-    cube = cube_around(box[0] + (xyz.amin(0) - 1) * side, box[0] + (xyz.amax(0) + 2) * side, margin=0.0)
+    cube = cube_around(box[0] + (mine.amin(0) - 1) * side, box[0] + (mine.amax(0) + 2) * side, margin=0.0)
     # A cube may be wider than the box along its longer sides only.
     return cube if side_of(cube) < side_of(box) else box.clone()
 

@@ -167,11 +167,14 @@ class VqadModel(Model):
         keep = (self.seen > self.config.prune_weight) | doubtful
         if not enough:
             keep |= self.visits == 0
-        kept = octree.voxels[-1][keep.cpu().numpy()]
-        if len(kept) == 0:
+        if not bool(keep.any()):
             CONSOLE.log("[yellow]No voxel shows anything yet: the octree stays as it is.")
-            kept = octree.voxels[-1]
-        other = growth.box_around_voxels(kept, octree.finest, box) if bool(self.box_is_loose) else box
+            keep = torch.ones_like(keep)
+        kept, other = octree.voxels[-1][keep.cpu().numpy()], box
+        if bool(self.box_is_loose):
+            # What has not been looked at yet may hold anything.
+            shown = torch.where(doubtful | (self.visits == 0), 1.0, self.seen)[keep]
+            other = growth.box_around_voxels(kept, octree.finest, box, shown)
         if growth.side_of(other) < _WORTH_MOVING * growth.side_of(box):
             self._move_to(other, growth.voxels_in_other_box(kept, octree.finest, box, other))
         else:

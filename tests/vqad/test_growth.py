@@ -91,17 +91,31 @@ def test_split_adds_a_level_or_only_prunes() -> None:
 
 def test_box_around_voxels() -> None:
     voxels = morton.encode(np.array([[3, 3, 3], [4, 3, 3]]))
-    box = growth.box_around_voxels(np.sort(voxels), 3, BOX)
+    box = growth.box_around_voxels(np.sort(voxels), 3, BOX, torch.ones(2))
     # Voxels of 0.25: one more on each side along x, and a cube of that width.
     assert torch.allclose(box[:, 0], torch.tensor([-0.5, 0.5]))
     assert torch.allclose(box[1] - box[0], torch.tensor(1.0))
-    everything = growth.box_around_voxels(np.arange(512), 3, BOX)
+    everything = growth.box_around_voxels(np.arange(512), 3, BOX, torch.zeros(512))
     assert torch.equal(everything, BOX)
+
+
+def test_fog_in_a_corner_does_not_hold_the_box() -> None:
+    body = np.stack(np.meshgrid([2, 3, 4], [3, 4], [3, 4], indexing="ij"), axis=-1).reshape(-1, 3)
+    antenna, fog = np.array([[5, 5, 5], [6, 6, 6]]), np.array([[0, 7, 0], [1, 7, 0]])
+    voxels = morton.encode(np.concatenate([body, antenna, fog]))
+    order = np.argsort(voxels)
+    # The antenna's tip is as faint as the fog, but hangs on the body by its corners.
+    seen = torch.tensor([1.0] * 12 + [0.2, 0.004] + [0.004] * 2)[torch.from_numpy(order)]
+    box = growth.box_around_voxels(voxels[order], 3, BOX, seen)
+    # From voxel 1 to 8 along x, of 0.25 each.
+    assert box[:, 0].tolist() == [-0.75, 1.0] and box[:, 2].tolist() == [-0.625, 1.125]
+    heavy = growth.box_around_voxels(voxels[order], 3, BOX, seen + 0.01)
+    assert torch.equal(heavy, BOX)
 
 
 def test_voxels_in_other_box_cover_the_old_ones() -> None:
     voxels = morton.encode(np.array([[3, 3, 3], [4, 5, 3]]))
-    other = growth.box_around_voxels(np.sort(voxels), 3, BOX)
+    other = growth.box_around_voxels(np.sort(voxels), 3, BOX, torch.ones(2))
     found = growth.voxels_in_other_box(np.sort(voxels), 3, BOX, other)
     corners = torch.from_numpy(morton.decode(np.sort(voxels))).float()
     points = (corners.repeat_interleave(500, 0) + torch.rand(1000, 3)) / 8 * 2 - 1
