@@ -28,7 +28,7 @@ from radcomp_plugins.splats.fake_quantise import fake_quantiser
 from radcomp_plugins.splats.formats.rcs import RcsSettings, write_rcs
 from radcomp_plugins.splats.formats.registry import read_splats
 
-CASES: tuple[tuple[Any, float], ...] = (("rcs", 1.0), ("rcs", 2.0), ("rcs", 3.0), ("spz", 1.0), ("sog", 1.0))
+CASES: tuple[tuple[Any, float], ...] = (("spz", 1.0), ("rcs", 2.0), ("rcs", 1.0), ("sog", 1.0), ("rcs", 3.0))
 """Format, and factor of its steps."""
 
 

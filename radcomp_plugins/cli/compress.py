@@ -67,7 +67,7 @@ class Compress:
             if not self.json:
                 CONSOLE.print(line, soft_wrap=True, highlight=False, markup=False)
 
-        effort = Effort(self.views, self.size, self.recovery_steps, self.through_format, self.seed)
+        effort = Effort(self.views, self.size, self.recovery_steps, self.seed, self.through_format)
         result = compress(scene, self.output, goal, effort, overwrite=self.overwrite, progress=show)
         if self.json:
             sys.stdout.write(json.dumps({"schema_version": 1, **result}, indent=2) + "\n")

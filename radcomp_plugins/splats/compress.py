@@ -118,15 +118,15 @@ class Effort:
         views: Virtual cameras to search and train with; half as many others are reported on.
         size: of their pictures, pixels.
         recovery_steps: of training towards the original's pictures once the settings are found; 0 for none.
-        through_format: whether that training sees the decoded file, in formats that `fake_quantise` knows.
         seed: of cameras and training.
+        through_format: whether that training sees the decoded file, in formats that `fake_quantise` knows.
     """
 
     views: int = 16
     size: int = 256
     recovery_steps: int = 300
-    through_format: bool = True
     seed: int = 0
+    through_format: bool = True
 
 
 def compress(

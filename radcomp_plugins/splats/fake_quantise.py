@@ -132,7 +132,9 @@ def fake_quantiser(
         The quantiser, and what `__call__` wants as palette: None for .spz, where each Gaussian has SH of its own.
     """
     if encoding == "spz":
-        return FakeQuantiser("spz", SpzPlan(default_fraction_bits(gaussians))), palette
+        # The farthest Gaussian may still move out a little, and SPZ ends somewhere.
+        wider = replace(gaussians, means=1.1 * gaussians.means)
+        return FakeQuantiser("spz", SpzPlan(default_fraction_bits(wider))), palette
     given = None if palette is None else (palette.entries, palette.labels)
     if encoding == "sog":
         plan, made = sog_plan(gaussians, palette_size=palette_size, sh_palette=given, significance=significance)
