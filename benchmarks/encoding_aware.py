@@ -22,7 +22,6 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from radcomp_plugins import compat
 from radcomp_plugins.core.files import write_json
 from radcomp_plugins.lightgaussian.asset import write_scene
-from radcomp_plugins.lightgaussian.pipeline import LightGaussianPipeline
 from radcomp_plugins.splats.evaluate import held_out_views, quality
 from radcomp_plugins.splats.fake_quantise import fake_quantiser
 from radcomp_plugins.splats.formats.rcs import RcsSettings, write_rcs
@@ -47,7 +46,7 @@ class EncodingAware:
 
     def main(self) -> None:
         """Train, write, measure."""
-        self.config, self.pipeline, _, _ = compat.load_run(self.run, test_mode="test")
+        self.pipeline: Any = compat.load_run(self.run, test_mode="test")[1]
         self.start = copy.deepcopy(self.pipeline.model.state_dict())
         self.background = self.pipeline.model._get_background_color()
         self.views = held_out_views(self.pipeline.datamanager.fixed_indices_eval_dataloader, self.background)
@@ -65,8 +64,7 @@ class EncodingAware:
 
     def train(self, encoding: Any, coarse: float) -> None:
         """The last stage from the start."""
-        pipeline: LightGaussianPipeline = self.pipeline
-        model = pipeline.model
+        pipeline, model = self.pipeline, self.pipeline.model
         model.load_state_dict(copy.deepcopy(self.start))
         pipeline.config.encoding, pipeline.config.encoding_coarse = encoding, coarse
         if encoding != "none":

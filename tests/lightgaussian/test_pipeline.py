@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,7 +213,7 @@ def test_what_was_trained_is_the_exported_file(encoded_run, tmp_path):
         in_order = [t.detach().reshape(24, -1).numpy() for t in (trained, decoded.tensors[name])]
         np.testing.assert_array_equal(*(rows[np.lexsort(rows.T)] for rows in in_order), err_msg=name)
     assert manifest["quality"]["psnr"] == pytest.approx(report[-1]["psnr"], abs=1e-6)
-    shown = compat.load_run(tmp_path / "asset" / "run" / "config.yml")[1].model
+    shown: Any = compat.load_run(tmp_path / "asset" / "run" / "config.yml")[1].model
     assert torch.equal(shown.gaussians().means, decoded.means)
 
 

@@ -53,7 +53,7 @@ def test_no_steps_change_nothing() -> None:
     assert recover(g, g, virtual_views(g, 1, 16), 0) is g
 
 
-@pytest.mark.parametrize("encoding", ["sog", "spz", "rcs"])
+@pytest.mark.parametrize("encoding", ["sog", "rcs"])
 def test_training_through_a_format_gives_a_better_file(encoding: Encoding) -> None:
     """Steps so coarse that what they cost is most of the error: training before rounding cannot mend that."""
     original = cloud()
