@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-SplatFormatName = Literal["sog", "ply"]
+SplatFormatName = Literal["sog", "ply", "spz", "rcs"]
 
 
 @dataclass
@@ -21,8 +21,9 @@ class ExportLightGaussian:
     """config.yml of the run, or its folder."""
     output_dir: Path
     """The folder to make."""
-    formats: tuple[SplatFormatName, ...] = ("sog", "ply")
-    """Files to write. The first is the one that the folder's `run/` shows in ns-viewer, ns-eval and ns-render."""
+    formats: tuple[SplatFormatName, ...] | None = None
+    """Files to write, unless told otherwise the format of the run's `encoding`, or sog, and ply. The first is the one
+    that the folder's `run/` shows in ns-viewer, ns-eval and ns-render."""
     with_quality: bool = True
     """Decode the written file and measure it on the held-out views; needs the run's dataset."""
     overwrite: bool = False

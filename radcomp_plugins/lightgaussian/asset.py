@@ -1,8 +1,8 @@
 """The exported asset: the compressed scene in files that other programs open, measured after decoding them.
 
-scene.sog           SOG v2, with LightGaussian's codebook as its SH palette
+scene.sog           SOG v2, with LightGaussian's codebook as its SH palette; or scene.spz, scene.rcs
 scene.ply           the same scene as 3DGS .ply at the reduced SH degree, uncompressed
-run/                a small nerfstudio run: ns-viewer, ns-eval and ns-render show the decoded scene.sog
+run/                a small nerfstudio run: ns-viewer, ns-eval and ns-render show the decoded first file
 manifest.json       files with bytes and sha256, transform to the dataset's own frame, measured quality
 """
 
@@ -15,51 +15,47 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import yaml
-from torch import Tensor
 
 from radcomp_plugins import compat
 from radcomp_plugins.core.files import atomic_dir, refuse_overwrite, write_manifest
 from radcomp_plugins.core.metrics import Lpips
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.lightgaussian.config import BakedSplatModelConfig
-from radcomp_plugins.lightgaussian.model import LightGaussianModel
+from radcomp_plugins.lightgaussian.model import LightGaussianModel, sh_palette
 from radcomp_plugins.splats.config import SplatPipelineConfig
 from radcomp_plugins.splats.evaluate import held_out_views, quality
+from radcomp_plugins.splats.formats.rcs import RcsSettings, write_rcs
 from radcomp_plugins.splats.formats.registry import read_splats, write_splats
-from radcomp_plugins.splats.formats.sog import MAX_PALETTE, write_sog
+from radcomp_plugins.splats.formats.sog import write_sog
+from radcomp_plugins.splats.formats.spz import write_spz
 from radcomp_plugins.splats.gaussians import Gaussians
 from radcomp_plugins.teachers.dataset import dataset_frame
 from radcomp_plugins.teachers.load import CHECKPOINT_FOLDER, load_splats
 
 FORMAT = "radcomp-lightgaussian"
 VERSION = 1
-AssetFormat = Literal["sog", "ply"]
-
-
-def sh_palette(model: LightGaussianModel) -> tuple[Tensor, Tensor] | None:
-    """The codebook [K, D] and labels [N] that a .sog can take as they are: Gaussians with SH of their own get entries
-    of their own. None where there is no codebook, or too many entries: the writer then makes a palette itself."""
-    codebook, labels = model.codebook.detach(), model.sh_labels.long()
-    own = torch.where(labels < 0)[0]
-    if codebook.shape[0] == 0 or codebook.shape[0] + len(own) > MAX_PALETTE:
-        return None
-    labels = labels.clone()
-    labels[own] = codebook.shape[0] + torch.arange(len(own), device=labels.device)
-    rest = model.gauss_params["features_rest"].detach()[own].flatten(1)
-    return torch.cat([codebook, rest]), labels
+AssetFormat = Literal["sog", "ply", "spz", "rcs"]
 
 
 def write_scene(folder: Path, model: LightGaussianModel, formats: Sequence[AssetFormat]) -> dict[str, Any]:
-    """Write the scene into a folder in each format; returns what the .sog writer says about its parts."""
-    scene = model.gaussians()
+    """Write the scene into a folder in each format; returns what the .sog writer says about its parts.
+
+    The format that the last stage trained through gets the quantisers of that stage, a .ply what they give back.
+    """
+    scene, palette = model.gaussians(), sh_palette(model)
     parts: dict[str, Any] = {}
     for suffix in formats:
         path = folder / f"scene.{suffix}"
+        trained = model.quantiser.options() if model.quantiser and model.quantiser.encoding == suffix else {}
         if suffix == "sog":
-            weights = model.significance if bool(model.significance.any()) else None
-            parts = write_sog(path, scene, sh_palette=sh_palette(model), significance=weights)
+            parts = write_sog(path, scene, sh_palette=palette, significance=model.weights(), **trained)
+        elif suffix == "rcs":
+            settings = RcsSettings(palette=len(palette[0]) if palette else None)
+            write_rcs(path, scene, settings=settings, significance=model.weights(), **trained)
+        elif suffix == "spz":
+            write_spz(path, scene, **trained)
         else:
-            write_splats(path, scene)
+            write_splats(path, model.encoded().detach())
     return parts
 
 
@@ -104,7 +100,7 @@ def export_run(
     load_config: Path,
     output_dir: Path,
     *,
-    formats: Sequence[AssetFormat] = ("sog", "ply"),
+    formats: Sequence[AssetFormat] | None = None,
     with_quality: bool = True,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -113,7 +109,8 @@ def export_run(
     Args:
         load_config: config.yml of the run, or its folder.
         output_dir: the folder to make.
-        formats: files to write; the first is the one that `run/` shows.
+        formats: files to write; the first is the one that `run/` shows. None takes the format that was trained through,
+            or .sog, and .ply.
         with_quality: measure the decoded file on the held-out views, which needs the dataset.
         overwrite: replace an asset that is already there.
 
@@ -123,13 +120,15 @@ def export_run(
     Raises:
         InputError: the run is no LightGaussian run, its dataset is missing, the output exists, or there is no format.
     """
-    if not formats:
-        raise InputError(f"{output_dir}: no format to write; expected at least one of sog, ply")
+    if formats is not None and not formats:
+        raise InputError(f"{output_dir}: no format to write; expected at least one of sog, ply, spz, rcs")
     refuse_overwrite(output_dir, overwrite)
     config, pipeline, _, _ = compat.load_run(load_config, test_mode="test" if with_quality else "inference")
     model = pipeline.model
     if not isinstance(model, LightGaussianModel):
         raise InputError(f"{load_config}: a run of {config.method_name}, expected one of lightgaussian")
+    if formats is None:
+        formats = (model.quantiser.encoding if model.quantiser else "sog", "ply")
     run = Path(load_config) if Path(load_config).is_dir() else Path(load_config).parent
     frame, transforms = dataset_frame(run)
     with atomic_dir(output_dir, overwrite) as folder:

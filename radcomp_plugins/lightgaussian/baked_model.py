@@ -12,18 +12,16 @@ from radcomp_plugins.lightgaussian.model import LightGaussianModel
 from radcomp_plugins.splats.formats.registry import read_splats
 from radcomp_plugins.splats.gaussians import Gaussians
 
-ZIP_MAGIC = b"PK"
-
 
 def decode_asset(data: Tensor) -> Gaussians:
-    """The scene in the bytes [B] uint8 of a .sog or .ply file.
+    """The scene in the bytes [B] uint8 of a splat file, of a format that is told by its first bytes.
 
     Raises:
-        InputError: the bytes are neither.
+        InputError: the bytes are no such file.
     """
     content = data.cpu().numpy().astype(np.uint8).tobytes()
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / ("scene.sog" if content.startswith(ZIP_MAGIC) else "scene.ply")
+        path = Path(folder) / "scene"
         path.write_bytes(content)
         return read_splats(path)
 

@@ -93,6 +93,13 @@ class LightGaussianPipelineConfig(SplatPipelineConfig):
     """Share of the old code that an update keeps, in [0, 1). The paper: 0.8."""
     vq_finetune_steps: int = 5000
     """Joint training steps of codebook and other attributes on the photos, the mapping fixed. The paper: 5000."""
+    encoding: Literal["none", "sog", "spz", "rcs"] = "none"
+    """Format whose quantisers a last stage trains through, so that the file is what was trained, not the scene before
+    it was rounded. ns-export then writes it. `none`: no such stage."""
+    encoding_steps: int = 1000
+    """Training steps of that stage on the photos."""
+    encoding_coarse: float = 1.0
+    """Factor of the steps of .rcs, 0.25 to 8. Raising it makes the file smaller and loses quality."""
     lr_final_factor: float = 0.1
     """Learning rates fall exponentially to this share of their start within each stage. The means' also start lower
     than in training, because they are trained."""

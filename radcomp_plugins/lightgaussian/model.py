@@ -11,6 +11,8 @@ from torch.nn import Parameter
 from radcomp_plugins.lightgaussian.config import LightGaussianModelConfig
 from radcomp_plugins.lightgaussian.panel import CompressionPanel
 from radcomp_plugins.lightgaussian.quantise import Quantised
+from radcomp_plugins.splats.fake_quantise import FakeQuantiser, Palette, unpack_quantiser
+from radcomp_plugins.splats.formats.sog_writer import MAX_PALETTE
 from radcomp_plugins.splats.gaussians import Gaussians, num_sh_rest, sh_degree_of
 from radcomp_plugins.splats.splatfacto import DeviceFreeSplatfactoModel
 
@@ -23,6 +25,18 @@ STUDENT_OF = {
     "features_rest": "shN",
 }
 """Parameter of the model -> tensor of `Gaussians`."""
+
+
+def sh_palette(model: "LightGaussianModel") -> tuple[Tensor, Tensor] | None:
+    """The codebook [K, D] and labels [N] that a .sog can take as they are: Gaussians with SH of their own get entries
+    of their own. None where there is no codebook, or too many entries: the writer then makes a palette itself."""
+    labels = model.sh_labels.long()
+    own = torch.where(labels < 0)[0]
+    if model.codebook.shape[0] == 0 or model.codebook.shape[0] + len(own) > MAX_PALETTE:
+        return None
+    labels = labels.clone()
+    labels[own] = model.codebook.shape[0] + torch.arange(len(own), device=labels.device)
+    return torch.cat([model.codebook, model.gauss_params["features_rest"][own].flatten(1)]), labels
 
 
 class LightGaussianModel(DeviceFreeSplatfactoModel):
@@ -40,7 +54,10 @@ class LightGaussianModel(DeviceFreeSplatfactoModel):
         self.register_buffer("sh_labels", torch.full((self.num_points,), -1, dtype=torch.int32))
         self.register_buffer("significance", torch.zeros(self.num_points))
         self.sh_labels: Tensor
+        self.register_buffer("encoding_plan", torch.zeros(0, dtype=torch.uint8))
         self.significance: Tensor
+        self.encoding_plan: Tensor
+        self._quantiser: FakeQuantiser | None = None
         self.panel = CompressionPanel()
 
     @property
@@ -61,6 +78,49 @@ class LightGaussianModel(DeviceFreeSplatfactoModel):
         """Colour of the constant coefficient [N, 3], about 0 to 1."""
         return SH2RGB(self.features_dc)
 
+    @property
+    def quantiser(self) -> FakeQuantiser | None:
+        """Of the format that the last stage trains through; None before it."""
+        if self._quantiser is None and len(self.encoding_plan):
+            data = self.encoding_plan.cpu().numpy().tobytes()
+            self._quantiser = unpack_quantiser(data, self.gaussians(), self.weights())
+        return self._quantiser
+
+    def weights(self) -> Tensor | None:
+        """Significance [N] for the formats' writers; None where it was not measured."""
+        return self.significance if bool(self.significance.any()) else None
+
+    def palette(self) -> Palette | None:
+        """What `sh_palette` gives, for `fake_quantise`."""
+        shared = sh_palette(self)
+        return None if shared is None else Palette(shared[0].view(len(shared[0]), -1, 3), shared[1])
+
+    def encoded(self) -> Gaussians:
+        """The scene as the file of the last stage's format gives it back, with gradients; before that stage, itself."""
+        scene = Gaussians(
+            means=self.means,
+            quats=self.quats,
+            scales=self.scales,
+            opacities=self.opacities.squeeze(-1),
+            sh0=self.shs_0,
+            shN=self.features_rest,
+            antialiased=self.config.rasterize_mode == "antialiased",
+        )
+        return scene if self.quantiser is None else self.quantiser(scene, self.palette())
+
+    def activated(self) -> dict[str, Tensor]:
+        """Upstream's tensors, of the decoded file where the last stage trains through a format."""
+        if self.quantiser is None:
+            return super().activated()
+        g = self.encoded()
+        return {
+            "means": g.means,
+            "quats": g.quats,
+            "scales": g.scales.exp(),
+            "opacities": g.opacities.sigmoid(),
+            "colors": torch.cat([g.sh0[:, None], g.shN], dim=1),
+        }
+
     def current_sh_degree(self) -> int:
         """Degree of what is stored: the teacher is trained, so no coefficient waits for its turn."""
         return sh_degree_of(self.gauss_params["features_rest"].shape[1])
@@ -75,7 +135,10 @@ class LightGaussianModel(DeviceFreeSplatfactoModel):
 
     def load_state_dict(self, dict: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Take on the sizes of the checkpoint, whatever stage it is from."""
-        for name in ("codebook", "sh_labels", "significance"):
+        self._quantiser = None
+        # Checkpoints of earlier versions have no plan.
+        dict = {"encoding_plan": self.encoding_plan[:0], **dict}
+        for name in ("codebook", "sh_labels", "significance", "encoding_plan"):
             if name in dict:
                 tensor = getattr(self, name)
                 tensor.data = torch.zeros_like(dict[name], device=self.device)
@@ -96,6 +159,7 @@ class LightGaussianModel(DeviceFreeSplatfactoModel):
         self.sh_labels.data = torch.full((len(teacher),), -1, dtype=torch.int32, device=self.device)
         self.significance.data = torch.zeros(len(teacher), device=self.device)
         self.codebook.data = torch.zeros(0, 3 * teacher.shN.shape[1], device=self.device)
+        self.encoding_plan, self._quantiser = self.encoding_plan[:0], None
         self.config.rasterize_mode = "antialiased" if teacher.antialiased else "classic"
         self._follow_sh_degree()
 
@@ -119,6 +183,12 @@ class LightGaussianModel(DeviceFreeSplatfactoModel):
         """Map Gaussians to the entries of a codebook, which becomes a parameter of its own."""
         self.sh_labels = quantised.labels.to(self.device)
         self.codebook.data = quantised.codebook.to(self.device).clone()
+
+    @torch.no_grad()
+    def adopt_quantiser(self, quantiser: FakeQuantiser) -> None:
+        """Draw from now on what the quantiser's format gives back."""
+        data = torch.frombuffer(bytearray(quantiser.pack()), dtype=torch.uint8)
+        self.encoding_plan, self._quantiser = data.to(self.device), quantiser
 
     def _replace(self, name: str, tensor: Tensor, change_state: Any) -> None:
         """Swap a parameter for one of another shape, in the model and in its optimizer."""

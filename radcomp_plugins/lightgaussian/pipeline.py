@@ -15,10 +15,12 @@ from radcomp_plugins.errors import InputError
 from radcomp_plugins.lightgaussian.asset import export_run, log_wandb_artifact
 from radcomp_plugins.lightgaussian.config import LightGaussianPipelineConfig
 from radcomp_plugins.lightgaussian.model import LightGaussianModel
-from radcomp_plugins.lightgaussian.quantise import quantise
+from radcomp_plugins.lightgaussian.quantise import Quantised, quantise
 from radcomp_plugins.lightgaussian.stages import Stage, plan, stage_at, starting_at, total_steps
 from radcomp_plugins.splats.draw import picture
 from radcomp_plugins.splats.evaluate import HeldOutView, held_out_views, quality
+from radcomp_plugins.splats.fake_quantise import fake_quantiser
+from radcomp_plugins.splats.formats.rcs_quantise import RcsSettings
 from radcomp_plugins.splats.gaussians import Gaussians
 from radcomp_plugins.splats.pipeline import SplatPipeline
 from radcomp_plugins.splats.significance import contributions, most_significant, score
@@ -114,7 +116,7 @@ class LightGaussianPipeline(SplatPipeline):
                 group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
 
     def act(self, stage: Stage) -> None:
-        """Change the scene as the stage says: prune, cut the SH, or quantise."""
+        """Change the scene as the stage says: prune, cut the SH, quantise, or take on a format's quantisers."""
         if not self._report["stages"]:
             self.measure("teacher", stage.start)
         with torch.no_grad():
@@ -126,6 +128,8 @@ class LightGaussianPipeline(SplatPipeline):
                 self.model.prune(most_significant(self.model.significance, stage.keep))
             if stage.action == "quantise":
                 self._quantise()
+            if stage.action == "encode":
+                self._encode()
         CONSOLE.log(f"{stage.name}: {self.model.num_points:,} Gaussians, SH degree {self.model.current_sh_degree()}")
         self.measure(stage.name, stage.start)
 
@@ -142,6 +146,19 @@ class LightGaussianPipeline(SplatPipeline):
             seed=self.config.seed,
         )
         self.model.adopt_codebook(quantised)
+
+    def _encode(self) -> None:
+        """Fix the quantisers of the format, and share the higher SH where it wants that and no codebook does yet."""
+        encoding, model = self.config.encoding, self.model
+        assert encoding != "none"
+        shared = model.palette()
+        settings = RcsSettings().scaled(self.config.encoding_coarse)
+        quantiser, palette = fake_quantiser(
+            encoding, model.gaussians(), significance=model.weights(), palette=shared, settings=settings
+        )
+        if shared is None and palette is not None:
+            model.adopt_codebook(Quantised(palette.entries.flatten(1), palette.labels.int()))
+        model.adopt_quantiser(quantiser)
 
     def measure_significance(self) -> Tensor:
         """Significance [N] of the scene as it stands over all training views."""
@@ -204,7 +221,7 @@ class LightGaussianPipeline(SplatPipeline):
             "gaussians": self.model.num_points,
             "sh_degree": self.model.current_sh_degree(),
             "estimated_bytes": self.model.estimated_bytes(),
-            **quality(self.model.gaussians(), self.held_out(), background),
+            **quality(self.model.encoded().detach(), self.held_out(), background),
         }
         self.model.train()
         self._report["stages"].append(row)

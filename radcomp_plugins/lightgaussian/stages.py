@@ -6,7 +6,7 @@ from typing import Literal
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.lightgaussian.config import LightGaussianPipelineConfig
 
-Action = Literal["prune", "distil", "quantise"]
+Action = Literal["prune", "distil", "quantise", "encode"]
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,11 @@ def check(config: LightGaussianPipelineConfig) -> None:
         "pseudo_view_sigma": (0.0, float("inf")),
         "sh_degree": (0, 3),
         "vq_codebook_size": (1, 65_536),
+        "encoding_coarse": (0.25, 8.0),
         "vq_batch_size": (1, float("inf")),
     }
-    counts = ("prune_rounds", "co_adaptation_steps", "distillation_steps", "vq_iterations", "vq_finetune_steps")
+    counts = ("prune_rounds", "co_adaptation_steps", "distillation_steps", "vq_iterations", "vq_finetune_steps",
+              "encoding_steps")  # fmt: skip
     ranges.update(dict.fromkeys(counts, (0, float("inf"))))
     for name, (low, high) in ranges.items():
         value = getattr(config, name)
@@ -86,6 +88,8 @@ def plan(config: LightGaussianPipelineConfig, teacher_sh_degree: int) -> tuple[S
         add(f"SH {teacher_sh_degree} to {config.sh_degree}", "distil", config.distillation_steps)
     if config.vq_ratio > 0 and min(config.sh_degree, teacher_sh_degree) > 0:
         add("quantise", "quantise", config.vq_finetune_steps)
+    if config.encoding != "none":
+        add(f"encode as .{config.encoding}", "encode", config.encoding_steps)
     if total_steps(tuple(stages)) == 0:
         raise InputError("lightgaussian: no stage has a training step; raise one of the *_steps fields")
     return tuple(stages)

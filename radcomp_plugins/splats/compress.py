@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from radcomp_plugins.core.files import atomic_write, refuse_overwrite
+from radcomp_plugins.splats.fake_quantise import FakeQuantiser, Palette, fake_quantiser
 from radcomp_plugins.splats.formats.rcs import RcsSettings, decode_rcs, encode_rcs
 from radcomp_plugins.splats.formats.registry import SplatFormat, format_to_write, write_splats
 from radcomp_plugins.splats.formats.sog_writer import default_palette_size
@@ -23,35 +24,46 @@ TEST_SEED, CHOICE_SEED = 1, 2
 """The views of the report are neither those that were searched with and trained on nor those that judge training."""
 
 
+@dataclass(frozen=True)
 class RcsCodec:
-    """`.rcs` in memory."""
+    """`.rcs` in memory.
 
+    Attributes:
+        options: More options of the writer.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
     moves: Sequence[str] = ("coarse", "palette", "degree")
 
     def encode(self, gaussians: Gaussians, point: Point, significance: Float[Tensor, " N"]) -> bytes:
         """The whole file."""
-        settings = RcsSettings(palette=point.palette or None).scaled(point.coarse)
-        return encode_rcs(gaussians, settings, significance)[0]
+        return encode_rcs(gaussians, _rcs_settings(point), significance, **self.options)[0]
 
     def decode(self, data: bytes) -> Gaussians:
         """What it holds."""
         return decode_rcs(data, "the file just written")
 
 
+@dataclass(frozen=True)
 class FileCodec:
     """Any other format of the registry, by way of a temporary file.
 
-    Args:
+    Attributes:
         known: The format, one that can be written.
+        options: More options of the writer.
     """
 
-    def __init__(self, known: SplatFormat) -> None:
-        self.known = known
-        self.moves: Sequence[str] = ("palette", "degree") if known.name == "sog" else ("degree",)
+    known: SplatFormat
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def moves(self) -> Sequence[str]:
+        """What its files' size depends on."""
+        return ("palette", "degree") if self.known.name == "sog" else ("degree",)
 
     def encode(self, gaussians: Gaussians, point: Point, significance: Float[Tensor, " N"]) -> bytes:
         """The whole file."""
-        options: dict[str, Any] = {}
+        options = dict(self.options)
         if self.known.name == "sog":
             options["significance"] = significance
             if point.degree:
@@ -70,6 +82,22 @@ class FileCodec:
 
     def _path(self, folder: str) -> Path:
         return Path(folder) / f"scene{self.known.suffixes[0]}"
+
+
+def quantiser_for(
+    codec: Codec, gaussians: Gaussians, point: Point, significance: Float[Tensor, " N"]
+) -> tuple[FakeQuantiser | None, Palette | None]:
+    """The quantisers that a codec would choose, and the SH palette; None for formats that cannot be trained through."""
+    if isinstance(codec, RcsCodec):
+        return fake_quantiser("rcs", gaussians, significance=significance, settings=_rcs_settings(point))
+    name = codec.known.name if isinstance(codec, FileCodec) else ""
+    if name == "sog":
+        return fake_quantiser("sog", gaussians, significance=significance, palette_size=point.palette or None)
+    return fake_quantiser("spz", gaussians) if name == "spz" else (None, None)
+
+
+def _rcs_settings(point: Point) -> RcsSettings:
+    return RcsSettings(palette=point.palette or None).scaled(point.coarse)
 
 
 def codec_for(path: Path) -> Codec:
@@ -91,12 +119,14 @@ class Effort:
         size: of their pictures, pixels.
         recovery_steps: of training towards the original's pictures once the settings are found; 0 for none.
         seed: of cameras and training.
+        through_format: whether that training sees the decoded file, in formats that `fake_quantise` knows.
     """
 
     views: int = 16
     size: int = 256
     recovery_steps: int = 300
     seed: int = 0
+    through_format: bool = True
 
 
 def compress(
@@ -164,10 +194,17 @@ def _recovered(meter: Meter, chosen: Measured, goal: Goal, effort: Effort) -> Me
     """The file of the trained scene if it is better on other views and keeps the goal, otherwise the chosen one."""
     keep = most_significant(meter.significance, chosen.point.count / len(meter.original))
     pruned = meter.original.select(keep).with_sh_degree(chosen.point.degree)
-    trained = recover(pruned, meter.original, meter.views, effort.recovery_steps, effort.seed)
+    codec, quantiser, palette = meter.codec, None, None
+    if effort.through_format:
+        quantiser, palette = quantiser_for(codec, pruned, chosen.point, meter.significance[keep])
+    trained = recover(
+        pruned, meter.original, meter.views, effort.recovery_steps, effort.seed, quantiser=quantiser, palette=palette
+    )
     if len(trained) != len(pruned):
         return chosen
-    after = Meter(trained, meter.significance[keep], meter.codec, meter.views, meter.original)
+    if quantiser is not None and isinstance(codec, RcsCodec | FileCodec):
+        codec = replace(codec, options=quantiser.options())
+    after = Meter(trained, meter.significance[keep], codec, meter.views, meter.original)
     # The trained scene may code a little longer: then its least significant Gaussians go.
     if goal.size is None:
         fitted = after.measure(chosen.point)

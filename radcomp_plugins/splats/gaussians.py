@@ -93,6 +93,10 @@ class Gaussians:
         """The same scene on another device."""
         return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors.items()})
 
+    def detach(self) -> "Gaussians":
+        """The same scene without gradients."""
+        return replace(self, **{name: tensor.detach() for name, tensor in self.tensors.items()})
+
     def finite(self) -> Tensor:
         """Boolean mask [N] of the Gaussians that hold no NaN or infinity and whose quaternion is not zero."""
         flat = [tensor.reshape(len(self), -1) for tensor in self.tensors.values()]

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from radcomp_plugins.core.quantize import quantize_uniform, signed_log
+from radcomp_plugins.splats.gaussians import Gaussians
 
 MORTON_BITS = 21
 
@@ -47,21 +48,49 @@ def smallest_rotation(quats: Array64, scales: Array64) -> tuple[Array64, Array64
     R S^2 R^T does not change when R is multiplied by a rotation M of the axes onto each other and the scales are
     permuted along.
     """
-    rotations, source = axis_rotations()
+    return rename_axes(quats, scales, smallest_naming(quats))
+
+
+def smallest_naming(quats: Array64) -> Labels:
+    """Which of `axis_rotations` [N] makes each ellipsoid rotate least."""
+    rotations, _ = axis_rotations()
     q = quats / np.linalg.norm(quats, axis=1, keepdims=True)
     # The real part of q m for each m. Written out, not as a matrix product, so that ties fall the same way everywhere.
     real = sum(q[:, i, None] * (rotations[:, i] * (1.0 if i == 0 else -1.0)) for i in range(4))
-    choice = np.abs(real).argmax(axis=1)
-    aw, ax, ay, az = q.T
-    bw, bx, by, bz = rotations[choice].T
-    product = np.stack(
+    return np.abs(real).argmax(axis=1)
+
+
+def rename_axes(quats: Array64, scales: Array64, naming: Labels) -> tuple[Array64, Array64]:
+    """Unit quaternions q m with w >= 0 and the scales permuted along, for rotations m of `axis_rotations` [N]."""
+    rotations, source = axis_rotations()
+    q = quats / np.linalg.norm(quats, axis=1, keepdims=True)
+    product = quaternion_product(q, rotations[naming])
+    product *= np.where(product[:, :1] < 0, -1.0, 1.0)
+    return product, np.take_along_axis(scales, source[naming], axis=1)
+
+
+def quaternion_product(a: Array64, b: Array64) -> Array64:
+    """The products a b of quaternions (w, x, y, z) along the last axis."""
+    aw, ax, ay, az = np.moveaxis(a, -1, 0)
+    bw, bx, by, bz = np.moveaxis(b, -1, 0)
+    return np.stack(
         [
             aw * bw - ax * bx - ay * by - az * bz,
             aw * bx + ax * bw + ay * bz - az * by,
             aw * by - ax * bz + ay * bw + az * bx,
             aw * bz + ax * by - ay * bx + az * bw,
         ],
-        axis=1,
+        axis=-1,
     )
-    product *= np.where(product[:, :1] < 0, -1.0, 1.0)
-    return product, np.take_along_axis(scales, source[choice], axis=1)
+
+
+def smallest_columns(gaussians: Gaussians) -> dict[str, Array64]:
+    """The tensors of a scene as float64 arrays, each Gaussian's axes named so that it rotates least.
+
+    Returns:
+        The fields of `Gaussians` by name, and "alpha", the opacities [N] activated.
+    """
+    columns = {name: tensor.detach().cpu().double().numpy() for name, tensor in gaussians.tensors.items()}
+    columns["quats"], columns["scales"] = smallest_rotation(columns["quats"], columns["scales"])
+    columns["alpha"] = gaussians.opacities.detach().cpu().double().sigmoid().numpy()
+    return columns

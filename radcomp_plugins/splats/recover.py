@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from radcomp_plugins.splats.draw import draw
+from radcomp_plugins.splats.fake_quantise import FakeQuantiser, Palette
 from radcomp_plugins.splats.gaussians import Gaussians
 from radcomp_plugins.splats.rasterize import rasterize
 from radcomp_plugins.splats.views import PinholeView
@@ -26,6 +27,8 @@ def recover(
     steps: int,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    quantiser: FakeQuantiser | None = None,
+    palette: Palette | None = None,
 ) -> Gaussians:
     """Adam on the mean absolute error to the original's own pictures, alphas included.
 
@@ -38,14 +41,17 @@ def recover(
         steps: Pictures trained on, 0 for none.
         seed: Draws the views' order.
         progress: Called with the steps done and `steps`.
+        quantiser: Of the format that the scene will be written in: what is drawn is the decoded file.
+        palette: The higher SH that the quantiser wants, trained in place of each Gaussian's own.
 
     Returns:
-        A scene of as many Gaussians.
+        A scene of as many Gaussians, for a writer with the quantiser's options.
     """
     if steps < 1 or len(gaussians) == 0:
         return gaussians
     truths: list[tuple[Tensor, Tensor] | None] = [None] * len(views)
-    parameters = {name: tensor.detach().clone().requires_grad_() for name, tensor in gaussians.tensors.items()}
+    start = gaussians.tensors if palette is None else {**gaussians.tensors, "shN": palette.entries}
+    parameters = {name: tensor.detach().clone().requires_grad_() for name, tensor in start.items()}
     extent = float((original.means - original.means.median(dim=0).values).norm(dim=1).quantile(0.8)) if len(
         original
     ) < 2**24 else 1.0  # fmt: skip
@@ -60,7 +66,7 @@ def recover(
         at = order.pop()
         if (truth := truths[at]) is None:
             truth = truths[at] = draw(original, views[at])[:2]
-        render, alpha = _draw(replace(gaussians, **parameters), views[at])
+        render, alpha = _draw(_scene(gaussians, parameters, palette, quantiser), views[at])
         loss = (render - truth[0]).abs().mean() + (alpha - truth[1]).abs().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -68,9 +74,22 @@ def recover(
         schedule.step()
         if progress is not None:
             progress(step + 1, steps)
-    trained = replace(gaussians, **{name: p.detach() for name, p in parameters.items()})
+    trained = _scene(gaussians, {name: p.detach() for name, p in parameters.items()}, palette, None)
     good = trained.finite()
     return trained if bool(good.all()) else trained.select(good)
+
+
+def _scene(
+    like: Gaussians, parameters: dict[str, Tensor], palette: Palette | None, quantiser: FakeQuantiser | None
+) -> Gaussians:
+    """The scene of the parameters, of which "shN" are the palette's entries where there is one; quantised."""
+    if palette is None:
+        scene = replace(like, **parameters)
+        return scene if quantiser is None else quantiser(scene)
+    plain = {name: tensor for name, tensor in parameters.items() if name != "shN"}
+    if quantiser is None:
+        return replace(like, **plain, shN=parameters["shN"][palette.labels])
+    return quantiser(replace(like, **plain), replace(palette, entries=parameters["shN"]))
 
 
 def _draw(g: Gaussians, view: PinholeView) -> tuple[Float[Tensor, "H W 3"], Float[Tensor, "H W 1"]]:

@@ -130,8 +130,8 @@ class DeviceFreeSplatfactoModel(SplatfactoModel):
             return None
         return min(self.step // self.config.sh_degree_interval, self.config.sh_degree)
 
-    def _selected(self) -> dict[str, Tensor] | None:
-        """Activated tensors of the Gaussians to draw: all, or those in the crop box; None where it is empty."""
+    def activated(self) -> dict[str, Tensor]:
+        """What the rasterizer takes of the Gaussians: means, quats, scales, opacities [N] and colors."""
         tensors = {
             "means": self.means,
             "quats": self.quats,
@@ -141,6 +141,11 @@ class DeviceFreeSplatfactoModel(SplatfactoModel):
         }
         if self.current_sh_degree() is None:
             tensors["colors"] = torch.sigmoid(self.features_dc)
+        return tensors
+
+    def _selected(self) -> dict[str, Tensor] | None:
+        """Activated tensors of the Gaussians to draw: all, or those in the crop box; None where it is empty."""
+        tensors = self.activated()
         if self.crop_box is None or self.training:
             return tensors
         inside = self.crop_box.within(self.means).reshape(-1)

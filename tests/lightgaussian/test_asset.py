@@ -17,6 +17,7 @@ from radcomp_plugins.core import metrics
 from radcomp_plugins.core.files import read_manifest, sha256_file
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.lightgaussian import asset as module
+from radcomp_plugins.lightgaussian import model as model_module
 from radcomp_plugins.lightgaussian.asset import dataset_frame, export_run, sh_palette
 from radcomp_plugins.lightgaussian.baked_model import BakedSplatModel, decode_asset
 from radcomp_plugins.splats.draw import picture
@@ -150,9 +151,9 @@ def test_writer_gets_palette_and_significance(monkeypatch, loaded, lightgaussian
 
 def test_no_palette_where_there_is_no_codebook_or_too_many_entries(monkeypatch, lightgaussian_run):
     model = lightgaussian_run.pipeline.model
-    monkeypatch.setattr(module, "MAX_PALETTE", 13)
+    monkeypatch.setattr(model_module, "MAX_PALETTE", 13)
     assert sh_palette(model) is None
-    monkeypatch.setattr(module, "MAX_PALETTE", 14)
+    monkeypatch.setattr(model_module, "MAX_PALETTE", 14)
     assert sh_palette(model) is not None
     monkeypatch.setitem(model._parameters, "codebook", torch.nn.Parameter(torch.zeros(0, 24)))
     assert sh_palette(model) is None

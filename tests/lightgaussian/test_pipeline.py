@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,15 @@ from PIL import Image
 from pytorch_msssim import ssim
 from tiny_runs import LIGHTGAUSSIAN_STEPS, lightgaussian_config, orbit, train, views_of
 
+from radcomp_plugins import compat
 from radcomp_plugins.core import metrics
 from radcomp_plugins.core.files import read_json
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.lightgaussian import pipeline as module
+from radcomp_plugins.lightgaussian.asset import export_run
 from radcomp_plugins.lightgaussian.pipeline import REPORT_NAME
 from radcomp_plugins.splats.draw import picture
+from radcomp_plugins.splats.formats.registry import read_splats
 from radcomp_plugins.teachers.dataset import adopt_dataset
 from radcomp_plugins.teachers.load import load_splats
 
@@ -83,7 +87,7 @@ def test_checkpoints_follow_the_stages(lightgaussian_run):
 def test_checkpoint_holds_the_scene_alone_and_neither_teacher_nor_lpips(lightgaussian_run):
     names = {key.removeprefix("_model.") for key in lightgaussian_run.pipeline.state_dict()}
     params = {"means", "quats", "scales", "opacities", "features_dc", "features_rest"}
-    own = {"codebook", "sh_labels", "significance", "device_indicator_param"}
+    own = {"codebook", "sh_labels", "significance", "encoding_plan", "device_indicator_param"}
     assert names == {f"gauss_params.{name}" for name in params} | own
 
 
@@ -179,6 +183,54 @@ def test_distillation_brings_the_pictures_to_the_teachers(teacher_ply, blender_d
         return sum(float((a - b).square().mean()) for a, b in zip(drawn, target, strict=True))
 
     assert error(pipeline.model.gaussians()) < 0.8 * error(cut)
+
+
+# Training through a format --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["sog", "spz", "rcs"])
+def encoded_run(request, tmp_path_factory, teacher_ply, blender_data, few_seeds):
+    """A run whose last 4 steps, 11 to 14, go through a format; with the function that makes its config."""
+
+    def config(folder):
+        return lightgaussian_config(
+            folder, teacher_ply, blender_data, encoding=request.param, encoding_steps=4, vq_finetune_steps=1
+        )
+
+    return train(config(tmp_path_factory.mktemp(request.param))), config
+
+
+def test_what_was_trained_is_the_exported_file(encoded_run, tmp_path):
+    run, _ = encoded_run
+    model, encoding = run.pipeline.model, run.config.pipeline.encoding
+    report = json.loads((run.base_dir / REPORT_NAME).read_text())["stages"]
+    assert [row["stage"] for row in report[-2:]] == [f"encode as .{encoding}", f"encode as .{encoding}, trained"]
+    manifest = export_run(run.base_dir, tmp_path / "asset")
+    assert {f"scene.{encoding}", "scene.ply"} <= set(manifest["files"])
+    # What the last stage measured is what the file measures, to the last digit: no quantiser was chosen anew.
+    decoded = read_splats(tmp_path / "asset" / f"scene.{encoding}")
+    for name, trained in model.encoded().tensors.items():
+        in_order = [t.detach().reshape(24, -1).numpy() for t in (trained, decoded.tensors[name])]
+        np.testing.assert_array_equal(*(rows[np.lexsort(rows.T)] for rows in in_order), err_msg=name)
+    assert manifest["quality"]["psnr"] == pytest.approx(report[-1]["psnr"], abs=1e-6)
+    shown: Any = compat.load_run(tmp_path / "asset" / "run" / "config.yml")[1].model
+    assert torch.equal(shown.gaussians().means, decoded.means)
+
+
+@pytest.mark.parametrize("step", [10, 11, 13])
+def test_a_run_through_a_format_resumes_to_the_same_bits(encoded_run, tmp_path, step):
+    run, config = encoded_run
+    again = config(tmp_path)
+    again.load_dir, again.load_step = run.checkpoint_dir, step
+    resumed = train(again)
+    assert_same(resumed.pipeline.state_dict(), run.pipeline.state_dict())
+    assert_same(optimizer_state(resumed), optimizer_state(run))
+
+
+def test_a_format_gets_a_palette_where_there_was_no_codebook(teacher_ply, blender_data, tmp_path):
+    config = lightgaussian_config(tmp_path, teacher_ply, blender_data, vq_ratio=0.0, encoding="rcs", encoding_steps=2)
+    model = train(config).pipeline.model
+    assert len(model.codebook) == 24 and bool((model.sh_labels >= 0).all())
 
 
 # One step -------------------------------------------------------------------------------------------------------------

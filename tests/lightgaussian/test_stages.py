@@ -40,6 +40,16 @@ def test_rounds_together_prune_the_ratio(rounds, ratio):
     assert sum(stage.action == "prune" for stage in stages) == rounds
 
 
+def test_a_format_is_trained_through_last():
+    stages = plan(config(encoding="spz", encoding_steps=7), 3)
+    assert (stages[-1].name, stages[-1].action, stages[-1].start, stages[-1].end) == (
+        "encode as .spz",
+        "encode",
+        70,
+        77,
+    )
+
+
 def test_one_round_is_not_numbered():
     assert names(prune_rounds=1)[0] == "prune"
 

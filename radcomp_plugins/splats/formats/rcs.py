@@ -19,7 +19,6 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from radcomp_plugins.core import vq
 from radcomp_plugins.core.container import Chunk, read_chunk, read_contents, write_container
 from radcomp_plugins.core.files import atomic_write, read_bytes
 from radcomp_plugins.core.threads import get_num_threads
@@ -27,24 +26,32 @@ from radcomp_plugins.errors import InputError
 from radcomp_plugins.splats.formats.ply import check_writable
 from radcomp_plugins.splats.formats.rcs_header import Header, unpack_header
 from radcomp_plugins.splats.formats.rcs_octree import OctreeModels, decode_octree, encode_octree
+from radcomp_plugins.splats.formats.rcs_plan import (
+    check_weights,
+    level_order,
+    level_slices,
+    own_palette,
+    paint,
+    plan_columns,
+)
 from radcomp_plugins.splats.formats.rcs_quantise import (
     Quantised,
     RcsSettings,
-    colour_to_planes,
     dequantise_colours,
     dequantise_means,
     dequantise_opacity,
+    dequantise_palette,
     dequantise_quats,
-    plan_header,
-    planes_to_colour,
+    dequantise_scales,
+    far_ones,
+    palette_levels,
     quantise,
     rotation_classes,
     wanted_depths,
 )
 from radcomp_plugins.splats.formats.rcs_streams import STREAMS, StreamModel, decode_palette, encode_palette
-from radcomp_plugins.splats.formats.sog_writer import default_palette_size
 from radcomp_plugins.splats.gaussians import Gaussians, num_sh_rest
-from radcomp_plugins.splats.order import smallest_rotation
+from radcomp_plugins.splats.order import smallest_columns
 
 __all__ = ["MAGIC", "VERSION", "RcsSettings", "decode_rcs", "encode_rcs", "paint", "read_rcs", "write_rcs"]
 
@@ -57,17 +64,9 @@ COUNT_PER_BYTE = 32
 """More Gaussians than this per byte, beyond the first 65,536, can only be a bomb."""
 
 
-SMALLEST_LEVELLED = 4096
-KMEANS_ITERATIONS = 8
 _FAR = struct.Struct("<Ifff")
 
 Ints = NDArray[np.int64]
-
-
-def paint(gaussians: Gaussians) -> Float[Tensor, " N"]:
-    """What a Gaussian paints when nothing is known of the cameras: alpha times the area of its widest section."""
-    widest = gaussians.scales.double().sort(dim=1).values[:, 1:].sum(dim=1)
-    return gaussians.opacities.double().sigmoid() * widest.clamp(-60, 60).exp()
 
 
 def write_rcs(
@@ -76,6 +75,7 @@ def write_rcs(
     *,
     settings: RcsSettings | None = None,
     significance: Float[Tensor, " N"] | None = None,
+    plan: Header | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> dict[str, int]:
@@ -87,6 +87,9 @@ def write_rcs(
         settings: Steps of the quantisers; None takes the defaults.
         significance: How much each Gaussian matters, not negative: orders the levels of detail and weighs the SH
             palette. None takes `paint`.
+        plan: Range and step of each attribute to use as they are, such as those a scene was trained through
+            (`fake_quantise`); None takes the best for this scene. With a plan the different SH vectors of the scene are
+            the palette, and of `settings` only the levels of detail count.
         seed: Seeds k-means.
         overwrite: Whether an existing file may be replaced.
 
@@ -95,12 +98,12 @@ def write_rcs(
 
     Raises:
         InputError: Nothing to write, Gaussians that are not finite, the file exists, or the disk is full.
-        ValueError: A significance of the wrong shape or range.
+        ValueError: A significance of the wrong shape or range, a plan for another SH degree or for fewer SH vectors.
     """
     path = Path(path)
     check_writable(gaussians, path)
     with atomic_write(path, overwrite=overwrite) as file:
-        data, sizes = encode_rcs(gaussians, settings, significance, seed)
+        data, sizes = encode_rcs(gaussians, settings, significance, seed, plan)
         file.write(data)
     return sizes
 
@@ -126,24 +129,27 @@ def encode_rcs(
     settings: RcsSettings | None = None,
     significance: Float[Tensor, " N"] | None = None,
     seed: int = 0,
+    plan: Header | None = None,
 ) -> tuple[bytes, dict[str, int]]:
     """The bytes of a file, and how many each part takes; arguments as for `write_rcs`."""
     settings = settings or RcsSettings()
-    weights = _weights(gaussians, significance)
-    g = {name: tensor.detach().cpu().double().numpy() for name, tensor in gaussians.tensors.items()}
-    g["quats"], g["scales"] = smallest_rotation(g["quats"], g["scales"])
-    g["alpha"] = gaussians.opacities.detach().cpu().double().sigmoid().numpy()
-    header, scales = plan_header(g, settings, gaussians.sh_degree, gaussians.antialiased)
-    palette = _palette(gaussians, settings, weights, seed)
-    order, counts = _level_order(quantise(g, scales, header).codes, weights, settings.levels)
-    q = quantise({name: values[order] for name, values in g.items()}, scales[order], header)
+    weights = check_weights(gaussians, significance)
+    g = smallest_columns(gaussians)
+    if plan is None:
+        header, palette = plan_columns(gaussians, g, settings, weights, seed)
+    else:
+        header = replace(plan, count=len(gaussians), far=int(far_ones(plan, g["means"]).sum()))
+        palette = own_palette(gaussians, plan)
+    q = quantise(g, header)
+    order, counts = level_order(q.codes, weights, settings.levels)
+    q = Quantised(**{name: values[order] for name, values in vars(q).items()})
     header = replace(header, levels=counts)
     chunks: list[tuple[str, int, bytes]] = []
     labels = np.zeros((len(order), 1), np.int64)
     if palette is not None:
-        entries, step, labels = palette
-        labels = labels[order, None]
-        header = replace(header, palette=len(entries), sh_step=step)
+        vectors, used_by = palette
+        entries, labels = palette_levels(vectors.astype(np.float64), header.sh_step), used_by[order, None]
+        header = replace(header, palette=len(entries))
         if len(entries) > 256:
             labels = np.concatenate([labels >> 8, labels & 255], axis=1)
         chunks.append(("SHPL", 0, encode_palette(entries)))
@@ -202,7 +208,7 @@ def decode_rcs(data: bytes, where: str, levels: int | None = None, *, prefix: bo
     if header.far:
         _place_far(_body(data, chunks, "FARP", 0, where), header, means, where)
     tensors = {
-        **{"means": means, "quats": quats, "scales": header.scale_low + header.scale_step * scales},
+        **{"means": means, "quats": quats, "scales": dequantise_scales(header, scales)},
         **{"opacities": opacities, "sh0": colours, "shN": rest},
     }
     scene = Gaussians(**{k: _tensor(v) for k, v in tensors.items()}, antialiased=header.antialiased)
@@ -223,14 +229,9 @@ def _width(header: Header) -> int:
     return 3 * num_sh_rest(header.degree)
 
 
-def _slices(counts: tuple[int, ...], number: int) -> list[slice]:
-    ends = np.cumsum((0, *counts[:number])).tolist()
-    return [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
-
-
 def _encode_levels(header: Header, q: Quantised, labels: Ints) -> list[tuple[str, int, bytes]]:
     """The chunks of every level of detail, the coarsest first."""
-    slices = _slices(header.levels, len(header.levels))
+    slices = level_slices(header.levels, len(header.levels))
     side = rotation_classes(header, q.scales)
     wanted = wanted_depths(header, q.scales)
     values = {"SCAL": q.scales, "ROTN": q.rotations, "OPAC": q.opacities, "COLR": q.colours, "LABL": labels}
@@ -280,20 +281,18 @@ def _decode_positions(header: Header, bodies: dict[Any, bytes], scales: Ints, wh
 def _each_level(header: Header, count: int, work: Callable[[int, slice], Any]) -> list[Any]:
     """Results of work(level, its slice) for the levels that hold the first `count` Gaussians."""
     number = int(np.searchsorted(np.cumsum(header.levels), count)) + 1
-    return [work(n, s) for n, s in enumerate(_slices(header.levels, number))]
+    return [work(n, s) for n, s in enumerate(level_slices(header.levels, number))]
 
 
 def _decode_rest(header: Header, entries: Ints, labels: Ints, where: str) -> NDArray[np.float64]:
     index = labels[:, 0] if labels.shape[1] == 1 else 256 * labels[:, 0] + labels[:, 1]
     if index.max() >= header.palette:
         raise InputError(f"{where}: SH label {index.max()}, expected below {header.palette}: the file is damaged")
-    palette = planes_to_colour(entries.reshape(len(entries), -1, 3) * header.sh_step)
-    return palette[index]
+    return dequantise_palette(entries, header.sh_step)[index]
 
 
 def _pack_far(means: NDArray[np.float64], header: Header) -> bytes:
-    origin = np.array(header.origin)
-    far = np.flatnonzero(((means < origin) | (means >= origin + header.side)).any(axis=1))
+    far = np.flatnonzero(far_ones(header, means))
     return b"".join(_FAR.pack(i, *means[i]) for i in far.tolist())
 
 
@@ -305,52 +304,6 @@ def _place_far(data: bytes, header: Header, means: NDArray[np.float64], where: s
         raise InputError(f"{where}: chunk FARP names Gaussian {rows['index'].max()} of {header.count}: damaged")
     rows = rows[rows["index"] < len(means)]
     means[rows["index"]] = rows["mean"]
-
-
-def _weights(gaussians: Gaussians, significance: Tensor | None) -> NDArray[np.float64]:
-    weights = (paint(gaussians) if significance is None else significance).detach().cpu().double().numpy()
-    if weights.shape != (len(gaussians),) or not np.isfinite(weights).all() or (weights < 0).any():
-        raise ValueError(f"significance of shape {weights.shape}, expected ({len(gaussians)},), finite, not negative")
-    return weights
-
-
-def _level_order(codes: Ints, weights: NDArray[np.float64], levels: int | None) -> tuple[Ints, tuple[int, ...]]:
-    """Order of the Gaussians in the file, and how many each level of detail has."""
-    count = len(codes)
-    number = (3 if count >= SMALLEST_LEVELLED else 1) if levels is None else min(levels, count)
-    # The shares grow by a factor of 3 from level to level.
-    ends = [round(count * (3.0 ** (n + 1) - 1) / (3.0**number - 1)) for n in range(number)]
-    ends = [max(end, n + 1) for n, end in enumerate(ends)]
-    level = np.empty(count, np.int64)
-    level[np.argsort(-weights, kind="stable")] = np.searchsorted(ends, np.arange(count), side="right")
-    order = np.lexsort((codes, level))
-    return order, tuple(np.diff([0, *ends]).tolist())
-
-
-def _palette(
-    gaussians: Gaussians, settings: RcsSettings, weights: NDArray[np.float64], seed: int
-) -> tuple[Ints, float, Ints] | None:
-    """Levels of the palette [K, D], their step, and labels [N]; the entries most used first. None at degree 0."""
-    if gaussians.sh_degree == 0:
-        return None
-    x = gaussians.shN.detach().cpu().float().flatten(1)
-    size = min(settings.palette or default_palette_size(len(gaussians)), len(gaussians))
-    if len(gaussians) <= 2**16:
-        entries, labels = torch.unique(x, dim=0, return_inverse=True)
-    if len(gaussians) > 2**16 or len(entries) > size:
-        # A few huge Gaussians must not have the palette to themselves.
-        w = np.minimum(weights, np.quantile(weights, 0.95))
-        w = w + (0.05 * w.mean() or 1.0)
-        entries, labels = vq.kmeans(x, size, torch.from_numpy(w / w.mean()).float(), KMEANS_ITERATIONS, seed)
-    used, labels, uses = torch.unique(labels, return_inverse=True, return_counts=True)
-    rank = torch.argsort(uses, descending=True, stable=True)
-    place = torch.empty_like(rank)
-    place[rank] = torch.arange(len(rank))
-    chosen = entries[used][rank]
-    planes = colour_to_planes(chosen.double().reshape(len(used), -1, 3).numpy()).reshape(len(used), -1)
-    error = float((chosen[place[labels]] - x).double().square().mean().sqrt())
-    step = max(settings.sh * error, float(np.abs(planes).max()) / 127, 1e-6)
-    return np.clip(np.rint(planes / step), -127, 127).astype(np.int64), step, place[labels].numpy()
 
 
 def _tensor(values: NDArray[Any]) -> Tensor:

@@ -57,9 +57,8 @@ def encode_octree(codes: Codes, wanted: Depths, depth: int, models: OctreeModels
     """
     parts: list[bytes] = []
     first, stop = np.zeros(1, np.int64), np.array([len(codes)])
-    lone_depth = np.full(len(codes), depth, np.int64)
+    lone_depth = _lone_depths(codes, depth)
     if len(codes) == 1:
-        lone_depth[:] = 0
         first, stop = first[:0], stop[:0]
     parent = np.zeros(len(first), np.int64)
     for level in range(1, depth + 1):
@@ -78,18 +77,36 @@ def encode_octree(codes: Codes, wanted: Depths, depth: int, models: OctreeModels
         occupancy = np.zeros(len(first), np.int64)
         np.bitwise_or.at(occupancy, owner, 1 << bit)
         parts.append(encode(occupancy, _occupancy_contexts(parent, np.full(len(first), level)), models.occupancy))
-        lone = child_stop - child_first == 1
+        lone = lone_depth[child_first] == level
         # An only child holds all that its parent holds, which is more than one point.
         asked = _POPULATION[occupancy][owner] > 1
         contexts = _lone_contexts(_POPULATION[occupancy[owner[asked]]], np.full(int(asked.sum()), level))
         parts.append(encode(lone[asked].astype(np.int64), contexts, models.lone))
-        lone_depth[child_first[lone]] = level
         parent = occupancy[owner[~lone]]
         first, stop = child_first[~lone], child_stop[~lone]
     shared = np.asarray(stop - first, "<u4")
     parts.append(zlib.compress(shared.tobytes(), 9) if len(shared) else b"")
-    parts.append(_pack_rest(codes, lone_depth, np.maximum(wanted, lone_depth), depth))
+    have = np.minimum(lone_depth, depth)
+    parts.append(_pack_rest(codes, have, np.maximum(wanted, have), depth))
     return b"".join(_SIZE.pack(len(part)) + part for part in parts)
+
+
+def kept_cells(codes: Codes, wanted: Depths, depth: int) -> Cells:
+    """What `decode_octree` gives back for what `encode_octree` was given."""
+    depths = np.maximum(wanted, np.minimum(_lone_depths(codes, depth), depth))
+    shift = 3 * (depth - depths)
+    return Cells(codes >> shift << shift, depths)
+
+
+def _lone_depths(codes: Codes, depth: int) -> Depths:
+    """Depth [N] at which each of ascending codes has a cell to itself; depth + 1 where it never has."""
+    shared = np.zeros(len(codes) - 1, np.int64)
+    for level in range(1, depth + 1):
+        cells = codes >> 3 * (depth - level)
+        shared += cells[1:] == cells[:-1]
+    # With more than one point the root is shared by all.
+    above = np.r_[-1, shared], np.r_[shared, -1]
+    return np.maximum(*above) + 1
 
 
 def decode_octree(data: bytes, wanted: Depths, depth: int, models: OctreeModels, where: str) -> Cells:

@@ -27,6 +27,7 @@ FAR_RATIO = 4.0
 """Where the scene is this much wider than its inner 99.9 %, the cube spans these and the rest is kept apart."""
 
 OPACITY_MARGIN = 1e-6
+PALETTE_LIMIT = 127
 OUTLIERS, OUTLIER_MARGIN = 1e-3, 1.3
 
 
@@ -145,15 +146,23 @@ def find_cube(means: Array64) -> tuple[Array64, float, NDArray[np.bool_]]:
         side = max(float(np.abs(low).max()), 1.0) * 1e-6
     # The far ends have to lie inside, not on the border.
     side *= 1 + 2**-20
-    far = ((means < low) | (means >= low + side)).any(axis=1)
-    return low, side, far
+    return low, side, _beyond(low, side, means)
 
 
-def plan_header(g: dict[str, Array64], settings: RcsSettings, degree: int, antialiased: bool) -> tuple[Header, Ints]:
-    """Everything of the header but the palette's and levels' numbers, and the scale levels [N, 3].
+def far_ones(header: Header, means: Array64) -> NDArray[np.bool_]:
+    """Which means [N] lie beyond the octree's cube."""
+    return _beyond(np.array(header.origin), header.side, means)
+
+
+def _beyond(low: Array64, side: float, means: Array64) -> NDArray[np.bool_]:
+    return ((means < low) | (means >= low + side)).any(axis=1)
+
+
+def plan_header(g: dict[str, Array64], settings: RcsSettings, degree: int, antialiased: bool) -> Header:
+    """Everything of the header but the palette's and levels' numbers.
 
     Args:
-        g: `means`, `scales` (of the smallest rotation) and `sh0` as float64.
+        g: `smallest_columns`.
         settings: the steps.
         degree: of the SH.
         antialiased: as in `Gaussians`.
@@ -166,7 +175,7 @@ def plan_header(g: dict[str, Array64], settings: RcsSettings, degree: int, antia
         rank = max(scales_sorted.size - 1 - 3 * math.ceil(FAR_SHARE * len(g["means"])), 0)
         largest = min(largest, float(scales_sorted[rank]) + 3.0)
         low = max(low, largest - 255 * settings.scale)
-    scales = np.clip(np.rint((g["scales"] - low) / settings.scale), 0, 255).astype(np.int64)
+    scales = _scale_levels(g["scales"], low, settings.scale, 8)
     zero = math.log2(max(side / settings.position, 1e-300)) - low / math.log(2)
     at_zero = round(min(max(zero, 0.0), 2.0**13) * DEPTH_UNIT)
     per_level = round(settings.scale / (2 * math.log(2)) * DEPTH_UNIT)
@@ -185,7 +194,7 @@ def plan_header(g: dict[str, Array64], settings: RcsSettings, degree: int, antia
         _bits(round(1 / settings.opacity)),
         *(_bits(int(s)) for s in spread),
     ]
-    header = Header(
+    return Header(
         count=len(g["means"]),
         far=int(far.sum()),
         palette=0,
@@ -206,11 +215,15 @@ def plan_header(g: dict[str, Array64], settings: RcsSettings, degree: int, antia
         colour_step=tuple(steps.tolist()),
         levels=(len(g["means"]),),
     )
-    return header, scales
 
 
-def quantise(g: dict[str, Array64], scales: Ints, header: Header) -> Quantised:
-    """Levels of Gaussians in the order given; `g` as for `plan_header`, with `quats` and `alpha`."""
+def _scale_levels(scales: Array64, low: float, step: float, bits: int) -> Ints:
+    return np.clip(np.rint((scales - low) / step), 0, 2**bits - 1).astype(np.int64)
+
+
+def quantise(g: dict[str, Array64], header: Header) -> Quantised:
+    """Levels of `smallest_columns` in the order given."""
+    scales = _scale_levels(g["scales"], header.scale_low, header.scale_step, header.bits[0])
     cells = np.floor((g["means"] - np.array(header.origin)) / header.side * 2.0**header.depth)
     codes = morton.encode(np.clip(cells, 0, 2**header.depth - 1).astype(np.int64))
     step = header.rotation_step * 2.0 ** rotation_classes(header, scales)
@@ -226,6 +239,11 @@ def quantise(g: dict[str, Array64], scales: Ints, header: Header) -> Quantised:
         opacities=np.rint(g["alpha"][:, None] * alpha_levels).astype(np.int64),
         colours=np.clip(np.rint(planes), 0, most).astype(np.int64),
     )
+
+
+def dequantise_scales(header: Header, levels: Ints) -> Array64:
+    """Logarithms [N, 3] of the axes."""
+    return header.scale_low + header.scale_step * levels
 
 
 def dequantise_means(header: Header, codes: Ints, depths: Ints) -> Array64:
@@ -253,6 +271,17 @@ def dequantise_opacity(header: Header, levels: Ints) -> Array64:
 def dequantise_colours(header: Header, levels: Ints) -> Array64:
     """Constant SH coefficients [N, 3]."""
     return planes_to_colour(np.array(header.colour_low) + levels.astype(np.float64) * np.array(header.colour_step))
+
+
+def palette_levels(entries: Array64, step: float) -> Ints:
+    """Levels [K, 3 R] of palette vectors [K, R, 3]."""
+    planes = colour_to_planes(entries).reshape(len(entries), -1)
+    return np.clip(np.rint(planes / step), -PALETTE_LIMIT, PALETTE_LIMIT).astype(np.int64)
+
+
+def dequantise_palette(levels: Ints, step: float) -> Array64:
+    """Palette vectors [K, R, 3]."""
+    return planes_to_colour(levels.reshape(len(levels), -1, 3) * step)
 
 
 def _rotation_offset(step: float) -> int:

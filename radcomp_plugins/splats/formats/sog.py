@@ -12,7 +12,6 @@ opacity (there a logit) is a byte between a least and a greatest number; count a
 Format: developer.playcanvas.com/user-manual/gaussian-splatting/formats/sog. The frame is that of the .ply files.
 """
 
-import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -23,16 +22,16 @@ import numpy.typing as npt
 import torch
 
 from radcomp_plugins.core.files import parse_json, read_bytes, safe_relative
-from radcomp_plugins.core.quantize import dequantize_uniform, signed_exp
+from radcomp_plugins.core.quantize import dequantize_uniform
 from radcomp_plugins.errors import InputError
-from radcomp_plugins.splats.formats.sog_writer import (
+from radcomp_plugins.splats.formats.sog_quantise import (
     CODEBOOK_SIZE,
-    MAX_PALETTE,
-    PALETTE_COLUMNS,
     QUAT_TAG,
-    SMALLEST_THREE,
-    write_sog,
+    dequantise_means,
+    dequantise_opacity,
+    dequantise_quats,
 )
+from radcomp_plugins.splats.formats.sog_writer import MAX_PALETTE, PALETTE_COLUMNS, write_sog
 from radcomp_plugins.splats.formats.webp import Pixels, decode_webp
 from radcomp_plugins.splats.gaussians import MAX_SH_DEGREE, Gaussians, num_sh_rest
 
@@ -44,9 +43,6 @@ MAX_LOG_POSITION = 60.0
 
 GAUSSIANS_PER_BYTE = 4
 """More Gaussians than this per byte of the position images, beyond the first 65,536, can only be a bomb."""
-
-OPACITY_MARGIN = 1e-6
-"""Opacity bytes 0 and 255 become logits of +-13.8 rather than infinite ones, as in the format's own tools."""
 
 
 class _Parts:
@@ -131,13 +127,12 @@ def _decode(parts: _Parts, meta_name: str = "meta.json") -> Gaussians:
     scales = _codebook(section["scales"], "scales", where)[images.load(section["scales"], "scales", 0)[:, :3]]
     quats = _decode_quats(images.load(section["quats"], "quats", 0), where)
     sh0 = images.load(section["sh0"], "sh0", 0)
-    alpha = np.clip(sh0[:, 3] / 255.0, OPACITY_MARGIN, 1.0 - OPACITY_MARGIN)
     rest = _decode_rest(_object(meta, "shN", where), images, where) if meta.get("shN") is not None else None
     return Gaussians(
         means=_tensor(means),
         quats=_tensor(quats),
         scales=_tensor(scales),
-        opacities=_tensor(np.log(alpha / (1.0 - alpha))),
+        opacities=_tensor(dequantise_opacity(sh0[:, 3])),
         sh0=_tensor(_codebook(section["sh0"], "sh0", where)[sh0[:, :3]]),
         shN=_tensor(np.zeros((count, 0, 3)) if rest is None else rest),
         antialiased=meta.get("model") == "antialiased" or meta.get("antialias") is True,
@@ -202,19 +197,13 @@ def _decode_means(section: dict[str, Any], images: _Images, where: str) -> npt.N
         raise InputError(f'{where}: "means.mins" and "means.maxs" out of order or beyond {MAX_LOG_POSITION}')
     # The widest type of the product with 256 has to be stated: bytes would wrap around.
     levels = images.load(section, "means", 0)[:, :3] + 256 * images.load(section, "means", 1)[:, :3].astype(np.int64)
-    return signed_exp(dequantize_uniform(levels, low, high, 16))
+    return dequantise_means(levels, low, high)
 
 
 def _decode_quats(pixels: Pixels, where: str) -> npt.NDArray[np.float64]:
-    left_out = pixels[:, 3].astype(np.int64) - QUAT_TAG
-    if (left_out < 0).any():
+    if (pixels[:, 3] < QUAT_TAG).any():
         raise InputError(f"{where}: a quaternion has tag {int(pixels[:, 3].min())}, expected 252 to 255")
-    three = (pixels[:, :3] / 255.0 * 2.0 - 1.0) / math.sqrt(2.0)
-    quats = np.empty((len(pixels), 4))
-    np.put_along_axis(quats, SMALLEST_THREE[left_out], three, axis=1)
-    rest = np.sqrt(np.maximum(1.0 - np.square(three).sum(axis=1, keepdims=True), 0.0))
-    np.put_along_axis(quats, left_out[:, None], rest, axis=1)
-    return quats
+    return dequantise_quats(pixels)
 
 
 def _decode_rest(section: dict[str, Any], images: _Images, where: str) -> npt.NDArray[np.float32]:

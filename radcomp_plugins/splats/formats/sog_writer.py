@@ -21,29 +21,20 @@ from torch import Tensor
 
 from radcomp_plugins.core import vq
 from radcomp_plugins.core.files import atomic_write
-from radcomp_plugins.core.quantize import assign_nearest, optimal_codebook, quantize_uniform, signed_log
+from radcomp_plugins.core.quantize import assign_nearest
 from radcomp_plugins.core.threads import get_num_threads
 from radcomp_plugins.splats.formats.ply import check_writable
+from radcomp_plugins.splats.formats.sog_quantise import CODEBOOK_SIZE, SogPlan, plan_sog, quantise, rest_codebook
 from radcomp_plugins.splats.formats.webp import Pixels, encode_webp
 from radcomp_plugins.splats.gaussians import Gaussians
-from radcomp_plugins.splats.order import morton_order, smallest_rotation
+from radcomp_plugins.splats.order import morton_order, smallest_columns
 
-CODEBOOK_SIZE = 256
 MAX_PALETTE = 65536
 PALETTE_COLUMNS = 64
-QUAT_TAG = 252
 KMEANS_ITERATIONS = 10
-CODEBOOK_DIGITS = 5
-
-SH_LEVELS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
-SH_LEVEL_ERROR = 0.02
-"""Rounding the SH palette may add this share of the error that the palette itself makes."""
 
 ASSUMED_PALETTE_ERROR = 0.15
 """Error of a palette that was given, as a share of its power: k-means leaves 0.1 to 0.2 at usual sizes."""
-
-SMALLEST_THREE = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
-"""The components that are stored when component i is left out."""
 
 Array64 = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -64,6 +55,7 @@ def write_sog(
     significance: Float[Tensor, " N"] | None = None,
     sh_levels: int | None = None,
     position_bits: int = 16,
+    plan: SogPlan | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> dict[str, int]:
@@ -81,6 +73,8 @@ def write_sog(
         significance: How much the error of each Gaussian matters, not negative; None weighs all alike.
         position_bits: Bits of each coordinate that are used, 8 to 16. Each one less saves 0.375 bytes a Gaussian and
             doubles the error, which is at most half a step of 2^-bits of the scene's extent in signed logarithm.
+        plan: Range and codebooks to use as they are, such as those a scene was trained through (`fake_quantise`); None
+            takes the best for this scene. `sh_levels` and `position_bits` then do nothing.
         seed: Seeds k-means.
         overwrite: Whether an existing file may be replaced.
 
@@ -99,9 +93,13 @@ def write_sog(
         raise ValueError(f"sh_levels {sh_levels}, expected 2 to {CODEBOOK_SIZE}")
     weights = _check_significance(significance, len(gaussians))
     with atomic_write(path, overwrite=overwrite) as file:
-        order = morton_order(_numpy(gaussians.means))
         palette = _palette(gaussians, palette_size, sh_palette, weights, seed)
-        meta, images = _encode(gaussians, order, weights[order], palette, sh_levels, position_bits)
+        columns = smallest_columns(gaussians)
+        plan = plan or _plan(columns, weights, palette, sh_levels, position_bits)
+        order = morton_order(columns["means"])
+        columns = {name: values[order] for name, values in columns.items()}
+        meta, images = _encode(columns, plan, None if palette is None else (palette[0], palette[1][order]))
+        meta |= {"model": "antialiased", "antialias": True} if gaussians.antialiased else {}
         with ThreadPoolExecutor(get_num_threads()) as pool:
             parts = dict(zip(images, pool.map(encode_webp, images.values()), strict=True))
         with zipfile.ZipFile(file, "w") as archive:
@@ -130,61 +128,65 @@ def _check_significance(significance: Tensor | None, count: int) -> Array64:
     return weights
 
 
-def _encode(
-    g: Gaussians,
-    order: Labels,
+def sog_plan(
+    gaussians: Gaussians,
+    *,
+    palette_size: int | None = None,
+    sh_palette: Palette | None = None,
+    significance: Float[Tensor, " N"] | None = None,
+    sh_levels: int | None = None,
+    position_bits: int = 16,
+    seed: int = 0,
+) -> tuple[SogPlan, tuple[Float[Tensor, "K R 3"], Int[Tensor, " N"]] | None]:
+    """The plan and the SH palette that `write_sog` makes from the same arguments; no palette without higher SH."""
+    weights = _check_significance(significance, len(gaussians))
+    palette = _palette(gaussians, palette_size, sh_palette, weights, seed)
+    plan = _plan(smallest_columns(gaussians), weights, palette, sh_levels, position_bits)
+    return plan, None if palette is None else (torch.from_numpy(palette[0]), torch.from_numpy(palette[1]))
+
+
+def _plan(
+    columns: dict[str, Array64],
     weights: Array64,
     palette: tuple[npt.NDArray[np.float32], Labels, float] | None,
     sh_levels: int | None,
     position_bits: int,
-) -> tuple[dict[str, Any], dict[str, Pixels]]:
-    """Metadata and images of the Gaussians in `order`; `weights` are in that order, the palette's labels are not."""
-    quats, scales = smallest_rotation(_numpy(g.quats)[order], _numpy(g.scales)[order])
-    low, high, levels = _position_levels(_numpy(g.means)[order], position_bits)
-    scale_book, scale_bytes = _code(scales, weights)
-    colour_book, colour_bytes = _code(_numpy(g.sh0)[order], weights)
-    alpha = np.rint(255.0 / (1.0 + np.exp(-_numpy(g.opacities)[order, None])))
-    three = np.rint((quats[:, 1:] * math.sqrt(2.0) * 0.5 + 0.5) * 255.0)
-    columns = {
-        "means_l": levels & 255,
-        "means_u": levels >> 8,
-        "scales": scale_bytes,
-        "quats": np.concatenate([three, np.full((len(g), 1), QUAT_TAG)], axis=1),
-        "sh0": np.concatenate([colour_bytes, alpha], axis=1),
-    }
-    images = {f"{name}.webp": _image(values) for name, values in columns.items()}
-    meta: dict[str, Any] = {"version": 2, "asset": {"generator": "radcomp"}, "count": len(g)}
-    if g.antialiased:
-        meta |= {"model": "antialiased", "antialias": True}
-    meta["means"] = {"mins": low.tolist(), "maxs": high.tolist(), "files": ["means_l.webp", "means_u.webp"]}
-    meta["scales"] = {"codebook": scale_book.tolist(), "files": ["scales.webp"]}
-    meta["quats"] = {"files": ["quats.webp"]}
-    meta["sh0"] = {"codebook": colour_book.tolist(), "files": ["sh0.webp"]}
+) -> SogPlan:
+    rest = np.empty(0)
     if palette is not None:
         entries, labels, error = palette
-        book, centroids = _code_palette(entries, labels[order], weights, sh_levels, error)
-        labels = labels[order, None]
-        meta["shN"] = {"count": len(entries), "bands": g.sh_degree, "codebook": book.tolist()}
+        used = np.bincount(labels, weights=weights, minlength=len(entries)).astype(np.float64)
+        rest = rest_codebook(entries.reshape(len(entries), -1).astype(np.float64), used, sh_levels, error)
+    return plan_sog(columns, weights, rest, position_bits)
+
+
+def _encode(
+    columns: dict[str, Array64], plan: SogPlan, palette: tuple[npt.NDArray[np.float32], Labels] | None
+) -> tuple[dict[str, Any], dict[str, Pixels]]:
+    """Metadata and images of `smallest_columns` and their labels, all in the order of the file."""
+    levels = quantise(columns, plan)
+    planes = {
+        "means_l": levels.means & 255,
+        "means_u": levels.means >> 8,
+        "scales": levels.scales,
+        "quats": levels.quats,
+        "sh0": levels.colours,
+    }
+    images = {f"{name}.webp": _image(values) for name, values in planes.items()}
+    meta: dict[str, Any] = {"version": 2, "asset": {"generator": "radcomp"}, "count": len(levels.means)}
+    files = ["means_l.webp", "means_u.webp"]
+    meta["means"] = {"mins": plan.low.tolist(), "maxs": plan.high.tolist(), "files": files}
+    meta["scales"] = {"codebook": plan.scales.tolist(), "files": ["scales.webp"]}
+    meta["quats"] = {"files": ["quats.webp"]}
+    meta["sh0"] = {"codebook": plan.colours.tolist(), "files": ["sh0.webp"]}
+    if palette is not None:
+        entries, labels = palette[0], palette[1][:, None]
+        bands = math.isqrt(entries.shape[1] + 1) - 1
+        meta["shN"] = {"count": len(entries), "bands": bands, "codebook": plan.rest.tolist()}
         meta["shN"]["files"] = ["shN_centroids.webp", "shN_labels.webp"]
-        images["shN_centroids.webp"] = centroids
+        images["shN_centroids.webp"] = _palette_image(entries, plan)
         images["shN_labels.webp"] = _image(np.concatenate([labels & 255, labels >> 8, 0 * labels], axis=1))
     return meta, images
-
-
-def _position_levels(means: Array64, bits: int) -> tuple[Array64, Array64, Labels]:
-    """Range of the signed logarithms, and 16-bit levels of which the lowest 16 - bits bits are zero."""
-    y = signed_log(means)
-    low, high = y.min(axis=0), y.max(axis=0)
-    levels = quantize_uniform(y, low, high, bits) << (16 - bits)
-    # The last level that is used must still decode to the end of the range.
-    return low, low + (high - low) * (65535 / ((2**bits - 1) << (16 - bits))), levels
-
-
-def _code(values: Array64, weights: Array64, levels: int = CODEBOOK_SIZE) -> tuple[Array64, Labels]:
-    """Codebook, rounded to the digits that go into the file, and the index of each value's entry."""
-    book = optimal_codebook(values, levels, np.broadcast_to(weights[:, None], values.shape))
-    book = np.array([float(f"{v:.{CODEBOOK_DIGITS}g}") for v in book])
-    return np.pad(book, (0, CODEBOOK_SIZE - levels), mode="edge"), assign_nearest(values, book)
 
 
 def _image(columns: npt.NDArray) -> Pixels:
@@ -239,21 +241,12 @@ def _mean_square(x: Float[Tensor, "N D"], weights: Array64) -> float:
     return float((weights * squares).sum() / total) if total > 0 else float(squares.mean())
 
 
-def _code_palette(
-    entries: npt.NDArray[np.float32], labels: Labels, weights: Array64, levels: int | None, error: float
-) -> tuple[Array64, Pixels]:
-    """Codebook for the numbers of the palette, and its image: 64 entries a row, R pixels an entry."""
-    used = np.bincount(labels, weights=weights, minlength=len(entries)).astype(np.float64)
-    flat = entries.reshape(len(entries), -1).astype(np.float64)
-    for size in SH_LEVELS if levels is None else (levels,):
-        book, indices = _code(flat, used, size)
-        rounding = _mean_square(torch.from_numpy(book[indices] - flat), used)
-        if rounding <= SH_LEVEL_ERROR * error:
-            break
+def _palette_image(entries: npt.NDArray[np.float32], plan: SogPlan) -> Pixels:
+    """Image of the palette: 64 entries a row, R pixels an entry."""
     rows = -(-len(entries) // PALETTE_COLUMNS)
-    pixels = np.zeros((rows * PALETTE_COLUMNS, flat.shape[1] // 3, 3), np.uint8)
-    pixels[: len(entries)] = indices.reshape(len(entries), -1, 3)
-    return book, pixels.reshape(rows, -1, 3)
+    pixels = np.zeros((rows * PALETTE_COLUMNS, *entries.shape[1:]), np.uint8)
+    pixels[: len(entries)] = assign_nearest(entries.astype(np.float64), plan.rest)
+    return pixels.reshape(rows, -1, 3)
 
 
 def _numpy(tensor: Tensor) -> Array64:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from radcomp_plugins.splats.gaussians import Gaussians, num_sh_rest
-from radcomp_plugins.splats.order import morton_order, smallest_rotation
+from radcomp_plugins.splats.order import morton_order, smallest_columns
 
 Bytes = npt.NDArray[np.uint8]
 Array64 = npt.NDArray[np.float64]
@@ -60,46 +60,85 @@ def pack(g: Gaussians, quat_bytes: int, fraction_bits: int, sh_bits: tuple[int, 
         fraction_bits: Bits of a position after the point.
         sh_bits: Bits that are kept of SH coefficients of degree 1, and of higher ones.
     """
-    means = _numpy(g.means)
-    order = morton_order(means)
-    quats, scales = smallest_rotation(_numpy(g.quats)[order], _numpy(g.scales)[order])
-    fixed = np.rint(means[order] * 2.0**fraction_bits).astype(np.int32)
-    quat_array = _pack_first_three(quats) if quat_bytes == 3 else _pack_smallest_three(quats)
+    columns = smallest_columns(g)
+    order = morton_order(columns["means"])
+    columns = {name: values[order] for name, values in columns.items()}
+    return {**_pack_plain(columns, quat_bytes, fraction_bits), "sh": _pack_sh(columns["shN"], sh_bits)}
+
+
+def _pack_plain(columns: dict[str, Array64], quat_bytes: int, fraction_bits: int) -> dict[str, Bytes]:
+    """The arrays of `smallest_columns` in their order, all but the higher SH."""
+    fixed = np.rint(columns["means"] * 2.0**fraction_bits)
+    fixed = np.clip(fixed, -MAX_POSITION, MAX_POSITION).astype("<i4")
+    quats = columns["quats"]
     return {
-        "positions": fixed.astype("<i4").view(np.uint8).reshape(-1, 3, 4)[:, :, :3].reshape(-1, 9),
-        "alphas": _byte(255.0 / (1.0 + np.exp(-_numpy(g.opacities)[order, None]))),
-        "colors": _byte(255.0 * (COLOR_SCALE * _numpy(g.sh0)[order] + 0.5)),
-        "scales": _byte(16.0 * (scales + 10.0)),
-        "rotations": quat_array,
-        "sh": _pack_sh(_numpy(g.shN)[order], sh_bits),
+        "positions": fixed.view(np.uint8).reshape(-1, 3, 4)[:, :, :3].reshape(-1, 9),
+        "alphas": _byte(255.0 * columns["alpha"][:, None]),
+        "colors": _byte(255.0 * (COLOR_SCALE * columns["sh0"] + 0.5)),
+        "scales": _byte(16.0 * (columns["scales"] + 10.0)),
+        "rotations": _pack_first_three(quats) if quat_bytes == 3 else _pack_smallest_three(quats),
     }
 
 
 def unpack(streams: dict[str, Bytes], layout: Layout, fraction_bits: int, antialiased: bool) -> Gaussians:
     """The scene in arrays [N, bytes]; SH of degree 4 are left out."""
-    degree = min(layout.degree, 3)
-    rest = (streams["sh"][:, : 3 * num_sh_rest(degree)].astype(np.float32) - 128.0) / 128.0
-    fixed = np.zeros((layout.count, 3, 4), np.uint8)
+    columns = _unpack_plain(streams, fraction_bits)
+    rest = _unpack_sh(streams["sh"][:, : 3 * num_sh_rest(min(layout.degree, 3))])
+    return Gaussians(**{k: _tensor(v) for k, v in columns.items()}, shN=_tensor(rest), antialiased=antialiased)
+
+
+def _unpack_plain(streams: dict[str, Bytes], fraction_bits: int) -> dict[str, Array64]:
+    """The fields of `Gaussians` in the arrays of `_pack_plain`, in their order."""
+    fixed = np.zeros((len(streams["positions"]), 3, 4), np.uint8)
     fixed[:, :, 1:] = streams["positions"].reshape(-1, 3, 3)
     # The three bytes stand in the upper part of the word, so that the shift back brings their sign along.
     means = (fixed.view("<i4")[:, :, 0] >> 8) * 2.0**-fraction_bits
     alpha = np.clip(streams["alphas"][:, 0] / 255.0, OPACITY_MARGIN, 1.0 - OPACITY_MARGIN)
     rotations = streams["rotations"]
-    return Gaussians(
-        means=_tensor(means),
-        quats=_tensor(_unpack_first_three(rotations) if layout.quat_bytes == 3 else _unpack_smallest_three(rotations)),
-        scales=_tensor(streams["scales"] / 16.0 - 10.0),
-        opacities=_tensor(np.log(alpha / (1.0 - alpha))),
-        sh0=_tensor((streams["colors"] / 255.0 - 0.5) / COLOR_SCALE),
-        shN=_tensor(rest.reshape(layout.count, -1, 3)),
-        antialiased=antialiased,
-    )
+    return {
+        "means": means,
+        "quats": _unpack_first_three(rotations) if rotations.shape[1] == 3 else _unpack_smallest_three(rotations),
+        "scales": streams["scales"] / 16.0 - 10.0,
+        "opacities": np.log(alpha / (1.0 - alpha)),
+        "sh0": (streams["colors"] / 255.0 - 0.5) / COLOR_SCALE,
+    }
+
+
+@dataclass(frozen=True)
+class SpzPlan:
+    """What decides, with an attribute's value, which value the file gives back.
+
+    Attributes:
+        fraction_bits: of a position after the point.
+        quat_bytes: 3 in version 2, 4 from version 3 on.
+        sh_bits: that are kept of SH coefficients of degree 1, and of higher ones.
+    """
+
+    fraction_bits: int
+    quat_bytes: int = 4
+    sh_bits: tuple[int, int] = (5, 4)
+
+    def decoded(self, columns: dict[str, Array64]) -> dict[str, Array64]:
+        """What a file gives back for `smallest_columns`, all but the higher SH; float64, in their order."""
+        return _unpack_plain(_pack_plain(columns, self.quat_bytes, self.fraction_bits), self.fraction_bits)
+
+    def decoded_rest(self, rest: Array64) -> Array64:
+        """What a file gives back for SH coefficients [N, R, 3]."""
+        return _unpack_sh(_pack_sh(rest, self.sh_bits)).astype(np.float64)
+
+    def pack(self) -> bytes:
+        """The plan as four bytes."""
+        return bytes([self.fraction_bits, self.quat_bytes, *self.sh_bits])
 
 
 def _pack_sh(rest: Array64, bits: tuple[int, int]) -> Bytes:
     """[N, 3 K] bytes; of values beyond the range of -1 to 127 / 128 the nearest end."""
     step: Array64 = np.where(np.arange(rest.shape[1]) < 3, 2.0 ** (8 - bits[0]), 2.0 ** (8 - bits[1]))[:, None]
     return _byte(np.rint((128.0 * rest + 128.0) / step) * step).reshape(len(rest), -1)
+
+
+def _unpack_sh(values: Bytes) -> npt.NDArray[np.float32]:
+    return ((values.astype(np.float32) - 128.0) / 128.0).reshape(len(values), values.shape[1] // 3, 3)
 
 
 def _pack_first_three(quats: Array64) -> Bytes:
@@ -144,10 +183,6 @@ _OTHERS = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
 
 def _byte(values: Array64) -> Bytes:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
-
-
-def _numpy(tensor: torch.Tensor) -> Array64:
-    return tensor.detach().cpu().numpy().astype(np.float64)
 
 
 def _tensor(values: npt.NDArray) -> torch.Tensor:
