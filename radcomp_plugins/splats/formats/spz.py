@@ -48,6 +48,7 @@ _ATTRIBUTES = dict(zip(STREAMS, ("means", "opacities", "sh0", "scales", "quats",
 _ANTIALIASED, _EXTENSIONS = 1, 2
 _FRAME_EXTENSION = 0xADBE0003
 _MAX_TAIL = 2**20
+_GZIP_END = 8
 _ZSTD_LEVEL = 19
 _MAX_WINDOW = 2**27
 
@@ -181,8 +182,10 @@ def parts_of_spz(data: bytes, where: str) -> FileParts:
         for name, each in layout.bytes_each().items():
             if each:
                 unpacker.decompress(unpacker.unconsumed_tail, each * layout.count)
-                parts.append(Part(_ATTRIBUTES[name], name, left - len(unpacker.unconsumed_tail), each * layout.count))
-                left = len(unpacker.unconsumed_tail)
+                # With the last byte of the stream its checksum and length are read as well.
+                after = len(unpacker.unconsumed_tail) + len(unpacker.unused_data) + _GZIP_END * unpacker.eof
+                parts.append(Part(_ATTRIBUTES[name], name, left - after, each * layout.count))
+                left = after
     except zlib.error as error:
         raise InputError(f"{where} cannot be unpacked ({error}): it is cut off or damaged") from error
     return file_parts(layout.count, f"version {2 if layout.quat_bytes == 3 else 3}", parts, len(data))
