@@ -28,6 +28,9 @@ FLATTEST = 1e-3
 LARGEST = 1e3
 """Scale in shown units beyond which half floats would overflow in the viewer."""
 
+HIGHEST = 0.999
+"""Share of the Gaussians of the first file that labels stand above."""
+
 SIDE_BY_SIDE, ONE = "side by side", "one at a time"
 NOTE = "viser draws SH of degree 0: colours that change with the direction are not shown. "
 NOTE += "Compare those with `radcomp compare --output-dir`."
@@ -82,6 +85,7 @@ class SplatViewer:
         self.server = viser.ViserServer(host=host, port=port, label="radcomp view", verbose=False)
         center, radius, _ = painted_extent(files[0].gaussians)
         self.center, self.scale = center, SHOWN_RADIUS / radius
+        self.means = (files[0].gaussians.means.detach().cpu().double() - center).numpy() * self.scale
         self.splats = [self._add_splats(k, file) for k, file in enumerate(files)]
         self.labels = [self.server.scene.add_label(f"/file_{k}_label", file.label) for k, file in enumerate(files)]
         self._add_panel()
@@ -134,7 +138,8 @@ class SplatViewer:
         """Show and move the files as the panel says."""
         self.server.scene.set_up_direction(UP[self.up])
         alone = self.names.index(self.chosen.value) if self.layout.value == ONE else None
-        above = 1.15 * SHOWN_RADIUS * np.array(UP[self.up])
+        up = np.array(UP[self.up])
+        above = max(1.3 * float(np.quantile(self.means @ up, HIGHEST)), 0.5 * SHOWN_RADIUS) * up
         for k, (splats, label) in enumerate(zip(self.splats, self.labels, strict=True)):
             position = self.offset(0 if alone is not None else k)
             splats.position, label.position = position, position + above
@@ -152,7 +157,7 @@ class SplatViewer:
         up, right = np.array(UP[self.up]), self._right()
         last = 0 if self.layout.value == ONE else len(self.files) - 1
         middle = 0.5 * self.offset(last)
-        distance = 3.0 * SHOWN_RADIUS + 0.6 * float(np.linalg.norm(self.offset(last)))
+        distance = 1.8 * SHOWN_RADIUS + 0.55 * float(np.linalg.norm(self.offset(last)))
         camera.up_direction = up
         camera.position = middle - distance * np.cross(up, right) + 0.35 * distance * up
         camera.look_at = middle
