@@ -1,5 +1,6 @@
 """`radcomp compare REFERENCE FILE ...`: bytes, quality and decoding time of splat files beside each other."""
 
+import contextlib
 import json
 import sys
 import time
@@ -125,7 +126,7 @@ def read_all(paths: list[Path], times: int = 2) -> tuple[list["Gaussians"], list
             seconds.append(time.perf_counter() - began)
         is_run = source.suffix == ".ckpt"
         known = None if is_run else FORMATS[splat_format_of(source)]
-        row = {"path": str(path), "format": "run" if known is None else known.name}
+        row: dict[str, Any] = {"path": str(path), "format": "run" if known is None else known.name}
         row["bytes"] = source.stat().st_size if known is None else known.parts(source).bytes
         row |= {"gaussians": len(scene), "sh_degree": scene.sh_degree, "decode_seconds": round(min(seconds), 4)}
         scenes.append(finite_scene(scene).to(device))
@@ -167,11 +168,13 @@ def photos(data: Path) -> "Comparison":
     from radcomp_plugins.splats.evaluate import held_out_views
 
     compat.apply()
-    config = SplatDatamanagerConfig(dataparser=dataset_parser(data), cache_images="cpu", cache_images_type="uint8")
+    config = SplatDatamanagerConfig(dataparser=dataset_parser(data), cache_images_type="uint8")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    manager: Any = config.setup(device=device, test_mode="test", world_size=1, local_rank=0)
-    background = torch.zeros(3) if manager.data_background is None else manager.data_background
-    views = held_out_views(manager.fixed_indices_eval_dataloader, background.to(device))
+    # nerfstudio tells what it reads on standard output, which is ours for the result.
+    with contextlib.redirect_stdout(sys.stderr):
+        manager: Any = config.setup(device=device, test_mode="test", world_size=1, local_rank=0)
+        background = torch.zeros(3) if manager.data_background is None else manager.data_background
+        views = held_out_views(manager.fixed_indices_eval_dataloader, background.to(device))
     if not views:
         raise InputError(f"--data {data}: no held-out photos, so nothing can be compared")
     return PhotoComparison(views, background.to(device))
@@ -179,7 +182,9 @@ def photos(data: Path) -> "Comparison":
 
 def table(result: dict[str, Any]) -> list[str]:
     """Lines of the table."""
-    rows = [("file", "format", "bytes", "ratio", "Gaussians", "SH", "PSNR", "SSIM", "decoded in")]
+    rows: list[tuple[str, ...]] = [
+        ("file", "format", "bytes", "ratio", "Gaussians", "SH", "PSNR", "SSIM", "decoded in")
+    ]
     for row in (result["reference"], *result["files"]):
         quality = ("", "") if row["psnr"] is None else (f"{row['psnr']:.2f} dB", f"{row['ssim']:.4f}")
         rows.append(

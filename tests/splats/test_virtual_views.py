@@ -68,6 +68,6 @@ def test_up_is_up_in_every_picture_and_moves_no_camera(up: str) -> None:
         if abs(float(upward[2])) < 0.94:
             assert abs(float(upward[0])) < 1e-5 and float(upward[1]) < -0.3
         eyes = [-(view.viewmat[:3, :3].T @ view.viewmat[:3, 3]) for view in (turned, plain)]
-        assert torch.allclose(*eyes, atol=1e-4)
+        assert torch.allclose(eyes[0], eyes[1], atol=1e-4)
         assert torch.allclose(turned.viewmat[2, :3], plain.viewmat[2, :3], atol=1e-5)
         assert float(torch.linalg.det(turned.viewmat[:3, :3])) == pytest.approx(1, abs=1e-5)

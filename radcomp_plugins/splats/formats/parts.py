@@ -63,7 +63,10 @@ class FileParts:
 
 
 def file_parts(count: int, variant: str, parts: Iterable[Part], size: int) -> FileParts:
-    """Parts without the empty ones, and what is left of a file of `size` bytes as one more."""
+    """Parts without the empty ones, and what is left of a file of `size` bytes as one more.
+
+    It is negative where attributes share bytes, as those of a .glb may: the sum stays that of the file.
+    """
     kept = [part for part in parts if part.bytes]
     left = size - sum(part.bytes for part in kept)
     return FileParts(count, variant, (*kept, Part("other", "rest", left)) if left else tuple(kept))

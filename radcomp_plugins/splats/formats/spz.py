@@ -44,7 +44,7 @@ STEP_PER_SCALE = 0.25
 SMALL_GAUSSIANS = 0.1
 """Share of the Gaussians that may be smaller than the size meant above."""
 
-_ATTRIBUTES = dict(zip(STREAMS, ("means", "opacities", "sh0", "scales", "quats", "shN"), strict=True))
+_ATTRIBUTES: dict[str, str] = dict(zip(STREAMS, ("means", "opacities", "sh0", "scales", "quats", "shN"), strict=True))
 _ANTIALIASED, _EXTENSIONS = 1, 2
 _FRAME_EXTENSION = 0xADBE0003
 _MAX_TAIL = 2**20

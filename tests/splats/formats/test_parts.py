@@ -144,7 +144,9 @@ def test_a_ksplat_worked_out_by_hand(tmp_path: Path) -> None:
     data = head + section.ljust(1024, b"\0") + struct.pack("<I3f", 2, 0, 0, 0) + rows.tobytes()
     (tmp_path / "a.ksplat").write_bytes(data)
     assert len(read_splats(tmp_path / "a.ksplat")) == 2 and row.itemsize == 42
-    assert ksplat_parts(tmp_path / "a.ksplat").by_attribute() == {
+    found = ksplat_parts(tmp_path / "a.ksplat")
+    assert found.parts[-1] == Part("other", "section 0: unused", 42) and found.bytes == len(data)
+    assert found.by_attribute() == {
         **{"means": 16 + 12, "quats": 16, "scales": 12, "opacities": 2, "sh0": 6, "shN": 36},
         **{"header": 4096 + 1024, "other": 42},
     }
