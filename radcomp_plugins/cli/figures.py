@@ -51,7 +51,8 @@ class RatePoint:
     Attributes:
         method: which curve it belongs to.
         label: what it is.
-        kind: `teacher`, `stage` (bytes are an estimate) or `asset` (bytes of the file).
+        kind: `teacher`, `stage` (bytes are an estimate), `asset` (bytes of the file), or `file`, one of several of its
+            method.
         bytes: size.
         psnr: dB on the held-out views.
         ssim: on the same.
@@ -131,6 +132,14 @@ def sheet(tiles: Sequence[Tile], box: Box, tile_width: int = TILE_WIDTH) -> Imag
     return canvas
 
 
+def beneath(upper: Image.Image, lower: Image.Image) -> Image.Image:
+    """Two sheets, the lower one under the right end of the upper one."""
+    canvas = Image.new("RGBA", (max(upper.width, lower.width), upper.height + GAP + lower.height), (0, 0, 0, 0))
+    for sheet_, top in ((upper, 0), (lower, upper.height + GAP)):
+        canvas.paste(sheet_, (canvas.width - sheet_.width, top))
+    return canvas
+
+
 def _enlarged(picture: Image.Image, size: tuple[int, int], smooth: bool) -> Image.Image:
     enlarging = size[0] > picture.width
     method = Image.Resampling.BICUBIC if smooth or not enlarging else Image.Resampling.NEAREST
@@ -170,8 +179,15 @@ def write_rates(points: Sequence[RatePoint], path: Path) -> None:
         file.write(text.getvalue().encode("utf8"))
 
 
-def plot_rates(points: Sequence[RatePoint], path: Path, *, dark: bool = False) -> None:
-    """PSNR against size in bytes, logarithmic, as a PNG: the way of each method from its teacher to its file."""
+def plot_rates(points: Sequence[RatePoint], path: Path, *, dark: bool = False, truth: str = "held-out views") -> None:
+    """PSNR against size in bytes, logarithmic, as a PNG: the way of each method from its teacher to its file.
+
+    Args:
+        points: What to plot.
+        path: Of the PNG.
+        dark: For a dark page.
+        truth: What the PSNR is measured on, for the axis.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -181,11 +197,12 @@ def plot_rates(points: Sequence[RatePoint], path: Path, *, dark: bool = False) -
     axes: Any = figure.add_subplot(facecolor=ground)
     # Okabe and Ito's colours, which colour-blind readers can tell apart.
     colors = ("#0072b2", "#d55e00", "#009e73", "#cc79a7") if not dark else ("#56b4e9", "#e69f00", "#26c99a", "#e6a0c8")
+    colors += ("#b8860b", "#7a5cc2", "#8c8c8c", "#b03060")
     for index, method in enumerate(dict.fromkeys(point.method for point in points)):
         _plot_method([point for point in points if point.method == method], axes, colors[index % len(colors)], ink)
     axes.set_xscale("log")
     axes.set_xlabel("size in MB (logarithmic)")
-    axes.set_ylabel("PSNR in dB, held-out views")
+    axes.set_ylabel(f"PSNR in dB, {truth}")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
     axes.grid(True, which="both", color=faint, linewidth=0.6)
@@ -195,7 +212,8 @@ def plot_rates(points: Sequence[RatePoint], path: Path, *, dark: bool = False) -
         spine.set_color(faint)
     for text in (axes.xaxis.label, axes.yaxis.label):
         text.set_color(ink)
-    axes.legend(loc="lower right", frameon=False, labelcolor=ink, fontsize=8.5)
+    place = "best" if any(point.kind == "file" for point in points) else "lower right"
+    axes.legend(loc=place, frameon=False, labelcolor=ink, fontsize=8.5)
     content = io.BytesIO()
     # Without the version of matplotlib in it the same numbers give the same bytes.
     figure.savefig(content, format="png", metadata={"Software": None})
@@ -212,6 +230,7 @@ def _plot_method(points: Sequence[RatePoint], axes: Any, color: str, ink: str) -
     method = title_of(points[0].method)
     show("teacher", marker="s", ms=8, ls="", label="teacher, .ply file")
     show("stage", marker="o", ms=3.5, lw=1.1, alpha=0.75, label=f"{method}, stages (estimated size)")
+    show("file", marker="o", ms=6, lw=1.1, label=method)
     show("asset", marker="*", ms=15, ls="", label=f"{method}, decoded file")
     for point in points:
         if point.kind != "stage":

@@ -21,7 +21,7 @@ class Info:
     """
 
     path: Annotated[Path | None, tyro.conf.Positional] = None
-    """A splat file (.ply, .sog), a .vqad file, an asset folder (a baked scene too), or a splat run.
+    """A splat file of any format, a .vqad file, an asset folder (a baked scene too), or a splat run.
     None describes this machine."""
     json: bool = False
     """Print JSON instead of a table."""
@@ -44,7 +44,8 @@ class Info:
             self._show(describe_vqad(self.path))
             return
         if not is_baked_scene(self.path):
-            self._show(scene_facts(self.path))
+            facts = scene_facts(self.path)
+            self._show(facts if self.json else readable(facts))
             return
         problems = validate(self.path)
         if problems:
@@ -62,7 +63,8 @@ class Info:
 
         width = max(len(name) for name in facts) + 2
         for name, value in facts.items():
-            lines = value if isinstance(value, list) else [f"{value:,}" if isinstance(value, int) else str(value)]
+            counts = isinstance(value, int) and not isinstance(value, bool)
+            lines = value if isinstance(value, list) else [f"{value:,}" if counts else str(value)]
             for line, shown in enumerate(lines):
                 label = "" if line else name
                 CONSOLE.print(f"{label:<{width}}{shown}", soft_wrap=True, highlight=False, markup=False)
@@ -92,12 +94,13 @@ def machine_facts() -> dict[str, Any]:
 
 
 def scene_facts(path: Path) -> dict[str, Any]:
-    """Counts and bytes of a scene; for an asset folder its manifest's as well.
+    """Counts, bytes and ranges of a splat file, or of a run; for an asset folder its manifest's as well.
 
     Raises:
         InputError: nothing that can be read is at `path`.
     """
     from radcomp_plugins.core.files import MANIFEST_NAME, read_manifest
+    from radcomp_plugins.splats.info import describe_file, describe_scene
     from radcomp_plugins.teachers.load import find_teacher, load_splats
 
     facts: dict[str, Any] = {"path": str(path)}
@@ -107,15 +110,30 @@ def scene_facts(path: Path) -> dict[str, Any]:
         facts.update({name: entry["bytes"] for name, entry in manifest["files"].items()})
         scenes = {name: entry["bytes"] for name, entry in manifest["files"].items() if name.startswith("scene.")}
         path = path / min(scenes, key=lambda name: scenes[name]) if scenes else path
-    scene = load_splats(path)
     source = find_teacher(path).source
-    files = [source] if source.is_file() else [file for file in source.iterdir() if file.is_file()]
-    size = sum(file.stat().st_size for file in files)
-    low, high = scene.means.amin(0).tolist(), scene.means.amax(0).tolist()
-    return facts | {
-        "gaussians": len(scene),
-        "sh degree": scene.sh_degree,
-        "bytes": size,
-        "bytes per gaussian": f"{size / len(scene):.2f}",
-        "bounds": " ".join(f"{a:.3g}..{b:.3g}" for a, b in zip(low, high, strict=True)),
-    }
+    if source.suffix != ".ckpt":
+        return facts | describe_file(source)
+    scene, size = load_splats(path), source.stat().st_size
+    return facts | describe_scene(scene) | {"bytes": size, "bytes per gaussian": f"{size / len(scene):.2f}"}
+
+
+def readable(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts of a scene with tables and ranges as lines of text."""
+    shown = dict(facts)
+    for name in ("scales", "opacities"):
+        shown[name] = "{least:g} to {greatest:g}, median {median:g}".format(**facts[name])
+    if "attributes" in facts:
+        width = max(len(name) for name in facts["attributes"])
+        shown["attributes"] = [
+            f"{name:<{width}} {row['bytes']:>12,} bytes {100 * row['bytes'] / facts['bytes']:5.1f} % "
+            f"{row['bits per gaussian']:8.2f} bits per Gaussian"
+            for name, row in facts["attributes"].items()
+        ]
+        width = max(len(part["name"]) for part in facts["parts"])
+        shown["parts"] = [
+            f"{part['name']:<{width}} {part['bytes']:>12,} bytes"
+            + (f", {part['unpacked']:,} unpacked" if "unpacked" in part else "")
+            + f", {part['attribute']}"
+            for part in facts["parts"]
+        ]
+    return shown

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from radcomp_plugins.cli.bench import BENCHES
+from radcomp_plugins.cli.compare import Compare
 from radcomp_plugins.cli.compress import Compress
 from radcomp_plugins.cli.demo import Demo
 from radcomp_plugins.cli.export import EXPORTS, spell_out_flags
@@ -18,6 +19,7 @@ from radcomp_plugins.cli.info import Info
 from radcomp_plugins.cli.scene import Scene
 from radcomp_plugins.cli.serve import Serve
 from radcomp_plugins.cli.stream import Stream
+from radcomp_plugins.cli.view import View
 from radcomp_plugins.errors import InputError
 
 
@@ -47,6 +49,7 @@ class Bench:
 
 COMMANDS = (
     Annotated[Bench, tyro.conf.subcommand(name="bench")],
+    Annotated[Compare, tyro.conf.subcommand(name="compare")],
     Annotated[Compress, tyro.conf.subcommand(name="compress")],
     Annotated[Demo, tyro.conf.subcommand(name="demo")],
     Annotated[Export, tyro.conf.subcommand(name="export")],
@@ -54,6 +57,7 @@ COMMANDS = (
     Annotated[Scene, tyro.conf.subcommand(name="scene")],
     Annotated[Serve, tyro.conf.subcommand(name="serve")],
     Annotated[Stream, tyro.conf.subcommand(name="stream")],
+    Annotated[View, tyro.conf.subcommand(name="view")],
 )
 
 BARE_FLAGS = ("--overwrite", "--json")

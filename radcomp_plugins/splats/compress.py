@@ -11,6 +11,7 @@ from torch import Tensor
 
 from radcomp_plugins.core.files import atomic_write, refuse_overwrite
 from radcomp_plugins.splats.fake_quantise import FakeQuantiser, Palette, fake_quantiser
+from radcomp_plugins.splats.formats.ply import float32_bytes
 from radcomp_plugins.splats.formats.rcs import RcsSettings, decode_rcs, encode_rcs
 from radcomp_plugins.splats.formats.registry import SplatFormat, format_to_write, write_splats
 from radcomp_plugins.splats.formats.sog_writer import default_palette_size
@@ -175,13 +176,12 @@ def compress(
     held_out = virtual_views(scene, max(effort.views // 2, 1), effort.size, effort.seed + TEST_SEED)
     judge = Meter(scene, significance, codec, held_out)
     written = codec.decode(path.read_bytes())
-    original_bytes = 4 * len(gaussians) * (17 + 3 * gaussians.shN.shape[1])
     return {
         "path": str(path),
         "bytes": len(chosen.data),
         "gaussians": len(written),
         "sh_degree": written.sh_degree,
-        "ratio": original_bytes / len(chosen.data),
+        "ratio": float32_bytes(gaussians) / len(chosen.data),
         "psnr": judge.psnr_of(written),
         "psnr_before_recovery": judge.psnr_of(codec.decode(before.data)),
         "coarse": chosen.point.coarse,

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from radcomp_plugins.errors import InputError
-from radcomp_plugins.splats.draw import draw
+from radcomp_plugins.splats.comparison import SceneComparison
 from radcomp_plugins.splats.gaussians import Gaussians
 from radcomp_plugins.splats.significance import most_significant
 from radcomp_plugins.splats.views import PinholeView
@@ -151,8 +151,7 @@ class Meter:
     ) -> None:
         self.original, self.significance, self.codec = original, significance, codec
         self.views = views
-        truth = original if reference is None else reference
-        self.truths = [draw(truth, view)[:2] for view in views]
+        self.comparison = SceneComparison(original if reference is None else reference, views)
         self.known: dict[Point, Measured] = {}
 
     def encode(self, point: Point) -> bytes:
@@ -170,16 +169,8 @@ class Meter:
         return self.known[point]
 
     def psnr_of(self, decoded: Gaussians) -> float:
-        """Over all views, on black and on white alike, for a viewer may have either behind the scene."""
-        decoded = decoded.to(self.original.means.device)
-        total = 0.0
-        for view, (render, alpha) in zip(self.views, self.truths, strict=True):
-            got, got_alpha = draw(decoded, view)[:2]
-            for background in (0.0, 1.0):
-                a = (render + (1 - alpha) * background).clamp(0, 1)
-                b = (got + (1 - got_alpha) * background).clamp(0, 1)
-                total += float((a.double() - b.double()).square().mean())
-        return -10 * math.log10(max(total / (2 * len(self.views)), 1e-10))
+        """Over all views, on black and on white alike."""
+        return self.comparison.psnr_of(decoded)
 
 
 def control(meter: Meter, goal: Goal, progress: Callable[[Measured], None] | None = None) -> Measured:

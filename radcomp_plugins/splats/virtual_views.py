@@ -14,6 +14,12 @@ EXTENT_QUANTILE = 0.85
 DISTANCE = 1.1
 """Of the cameras around the scene, in units of the distance from which its radius just fits the picture."""
 
+UP = {
+    **{"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)},
+    **{"x-down": (-1.0, 0.0, 0.0), "y-down": (0.0, -1.0, 0.0), "z-down": (0.0, 0.0, -1.0)},
+}
+"""Directions that may be up: nerfstudio's scenes have z, most files on the web y-down; no file says."""
+
 HOLLOW_RADIUS, HOLLOW_SHARE = 0.35, 0.04
 """A scene with less than this share of its paint within this share of its radius surrounds the camera that took it."""
 
@@ -37,7 +43,7 @@ def painted_extent(gaussians: Gaussians) -> tuple[Float[Tensor, " 3"], float, bo
     return center, radius, len(gaussians) >= 1000 and share < HOLLOW_SHARE
 
 
-def virtual_views(gaussians: Gaussians, count: int, size: int, seed: int = 0) -> list[PinholeView]:
+def virtual_views(gaussians: Gaussians, count: int, size: int, seed: int = 0, up: str = "z") -> list[PinholeView]:
     """Cameras that see the whole scene between them; the same arguments give the same cameras.
 
     Args:
@@ -45,6 +51,7 @@ def virtual_views(gaussians: Gaussians, count: int, size: int, seed: int = 0) ->
         count: Number of cameras, at least 1. In a hollow scene every other one stands inside and looks outward.
         size: Width and height of the pictures in pixels.
         seed: Turns the directions, so that other seeds give views to test on.
+        up: Which way the pictures' upper edge points, a key of `UP`; it only rolls the cameras.
     """
     if count < 1 or size < 1:
         raise ValueError(f"{count} views of {size} pixels, expected 1 or more of both")
@@ -57,18 +64,20 @@ def virtual_views(gaussians: Gaussians, count: int, size: int, seed: int = 0) ->
     for k, direction in enumerate(directions):
         if hollow and k % 2 == 1:
             # A little off the centre, or all inner views would share their parallax.
-            viewmat = _look_along(center - 0.15 * radius * direction, direction)
+            viewmat = _look_along(center - 0.15 * radius * direction, direction, UP[up])
         else:
-            viewmat = _look_along(center + distance * direction, -direction)
+            viewmat = _look_along(center + distance * direction, -direction, UP[up])
         views.append(PinholeView(viewmat, intrinsics, size, size))
     device = gaussians.means.device
     return [PinholeView(v.viewmat.to(device), v.K.to(device), size, size) for v in views]
 
 
-def _look_along(eye: Tensor, forward: Tensor) -> Float[Tensor, "4 4"]:
-    """World-to-camera, OpenCV, float32: y of the picture as far down the world's z as can be."""
-    up = torch.eye(3, dtype=torch.float64)[2 if abs(float(forward[2])) < 0.95 else 1]
-    right = torch.linalg.cross(forward, up)
+def _look_along(eye: Tensor, forward: Tensor, up: tuple[float, float, float]) -> Float[Tensor, "4 4"]:
+    """World-to-camera, OpenCV, float32: y of the picture as far down from `up` as can be."""
+    upward = torch.tensor(up, dtype=torch.float64)
+    if abs(float(forward @ upward)) >= 0.95:
+        upward = upward.roll(-1).abs()
+    right = torch.linalg.cross(forward, upward)
     right = right / right.norm()
     rotation = torch.stack([right, torch.linalg.cross(forward, right), forward])
     viewmat = torch.eye(4, dtype=torch.float64)

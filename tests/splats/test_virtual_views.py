@@ -5,7 +5,7 @@ import torch
 
 from radcomp_plugins.splats.draw import draw
 from radcomp_plugins.splats.gaussians import Gaussians
-from radcomp_plugins.splats.virtual_views import painted_extent, virtual_views
+from radcomp_plugins.splats.virtual_views import UP, painted_extent, virtual_views
 
 
 def scene(means: torch.Tensor, scale: float = -2.5) -> Gaussians:
@@ -58,3 +58,16 @@ def test_the_same_seed_gives_the_same_cameras_and_another_others() -> None:
     assert not any(torch.equal(x.viewmat, y.viewmat) for x, y in zip(a, c, strict=True))
     with pytest.raises(ValueError, match="0 views"):
         virtual_views(g, 0, 10)
+
+
+@pytest.mark.parametrize("up", sorted(UP))
+def test_up_is_up_in_every_picture_and_moves_no_camera(up: str) -> None:
+    g = scene(blob(60))
+    for turned, plain in zip(virtual_views(g, 5, 16, up=up), virtual_views(g, 5, 16), strict=True):
+        upward = turned.viewmat[:3, :3] @ torch.tensor(UP[up])
+        if abs(float(upward[2])) < 0.94:
+            assert abs(float(upward[0])) < 1e-5 and float(upward[1]) < -0.3
+        eyes = [-(view.viewmat[:3, :3].T @ view.viewmat[:3, 3]) for view in (turned, plain)]
+        assert torch.allclose(eyes[0], eyes[1], atol=1e-4)
+        assert torch.allclose(turned.viewmat[2, :3], plain.viewmat[2, :3], atol=1e-5)
+        assert float(torch.linalg.det(turned.viewmat[:3, :3])) == pytest.approx(1, abs=1e-5)

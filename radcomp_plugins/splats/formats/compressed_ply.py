@@ -19,6 +19,7 @@ from torch import Tensor
 
 from radcomp_plugins.core.files import atomic_write
 from radcomp_plugins.errors import InputError
+from radcomp_plugins.splats.formats.parts import FileParts, Part, file_parts
 from radcomp_plugins.splats.formats.ply import (
     ANTIALIASED_COMMENT,
     PlyElement,
@@ -127,6 +128,32 @@ def read_compressed_ply(path: Path | str) -> Gaussians:
         sh0=_tensor((colors - 0.5) / SH_C0),
         shN=torch.zeros(len(rows), 0, 3) if rest is None else _unpack_sh(rest),
         antialiased=is_antialiased(header.comments),
+    )
+
+
+def compressed_ply_parts(path: Path | str) -> FileParts:
+    """Bytes of each attribute in a file that `read_compressed_ply` reads: its words, and its share of the ranges."""
+    path = Path(path)
+    with open(path, "rb") as file:
+        header = read_header(file, path)
+    chunk, vertex, sh = _check_elements(header, path)
+    count, colors = vertex.count, "min_r" in chunk.properties
+    return file_parts(
+        count,
+        "with colour ranges" if colors else "without colour ranges",
+        [
+            Part("header", "header", header.size),
+            Part("means", "ranges of positions", 24 * chunk.count),
+            Part("scales", "ranges of scales", 24 * chunk.count),
+            Part("sh0", "ranges of colours", 24 * chunk.count * colors),
+            Part("means", "packed_position", 4 * count),
+            Part("quats", "packed_rotation", 4 * count),
+            Part("scales", "packed_scale", 4 * count),
+            Part("sh0", "packed_color: red green blue", 3 * count),
+            Part("opacities", "packed_color: alpha", count),
+            Part("shN", "f_rest", 0 if sh is None else len(sh.properties) * count),
+        ],
+        path.stat().st_size,
     )
 
 

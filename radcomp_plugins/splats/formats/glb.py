@@ -22,8 +22,9 @@ import torch
 
 from radcomp_plugins.core.files import atomic_write, parse_json, read_bytes
 from radcomp_plugins.errors import InputError
+from radcomp_plugins.splats.formats.parts import FileParts, Part, file_parts
 from radcomp_plugins.splats.formats.ply import INFINITE_LOGIT, check_writable
-from radcomp_plugins.splats.formats.spz import gaussians_of_spz, spz_bytes
+from radcomp_plugins.splats.formats.spz import gaussians_of_spz, parts_of_spz, spz_bytes
 from radcomp_plugins.splats.frames import HALF_TURN_ABOUT_Z, rotate
 from radcomp_plugins.splats.gaussians import MAX_SH_DEGREE, Gaussians
 
@@ -106,19 +107,51 @@ def gaussians_of_glb(data: bytes, where: str) -> Gaussians:
     """The scene in the bytes of a .glb; see `read_glb`."""
     document, body = _chunks(data, where)
     primitive = _primitive(document, where)
-    extension = primitive["extensions"][EXTENSION]
-    nested = extension.get("extensions")
-    spz = nested.get(SPZ_EXTENSION) if isinstance(nested, dict) else None
+    spz = _spz_blob(document, primitive, body, where)
     extras = primitive.get("extras")
-    if isinstance(spz, dict):
-        view, _ = _view(document, spz.get("bufferView"), body, where)
-        return gaussians_of_spz(view, f"{where}: SPZ", turn=True)
+    if spz is not None:
+        return gaussians_of_spz(spz, f"{where}: SPZ", turn=True)
     attributes = primitive.get("attributes")
     if not isinstance(attributes, dict) or not isinstance(attributes.get("POSITION"), int):
         raise InputError(f"{where}: the splat primitive has no POSITION, expected attributes or {SPZ_EXTENSION}")
     values = {name: _values(document, body, index, str(name)[:60], where) for name, index in attributes.items()}
     antialiased = isinstance(extras, dict) and extras.get("antialiased") is True
     return rotate(_gaussians(values, antialiased, where), HALF_TURN_ABOUT_Z)
+
+
+def glb_parts(path: Path | str) -> FileParts:
+    """Bytes of each attribute in a file that `read_glb` reads."""
+    data, where = read_bytes(Path(path), MAX_FILE_BYTES), str(path)
+    document, body = _chunks(data, where)
+    primitive = _primitive(document, where)
+    header = Part("header", "JSON and headers", len(data) - len(body))
+    spz = _spz_blob(document, primitive, body, where)
+    if spz is not None:
+        blob = parts_of_spz(spz, f"{where}: SPZ")
+        return file_parts(blob.count, f"SPZ {blob.variant}", [header, *blob.parts], len(data))
+    parts, count = [header], 0
+    for name, index in primitive["attributes"].items():
+        accessor = _entry(document, "accessors", index, where)
+        component = np.dtype(_COMPONENTS[accessor["componentType"]])
+        count = accessor["count"]
+        short = name.removeprefix(f"{EXTENSION}:")
+        parts.append(Part(_purpose(short), short, count * component.itemsize * _WIDTHS[accessor["type"]]))
+    return file_parts(count, "attributes", parts, len(data))
+
+
+def _purpose(name: str) -> str:
+    """The attribute of a scene that an attribute of the primitive holds."""
+    known = {"POSITION": "means", "ROTATION": "quats", "SCALE": "scales", "OPACITY": "opacities"}
+    if name.startswith("SH_DEGREE_"):
+        return "sh0" if name == "SH_DEGREE_0_COEF_0" else "shN"
+    return known.get(name, "other")
+
+
+def _spz_blob(document: dict[str, Any], primitive: dict[str, Any], body: bytes, where: str) -> bytes | None:
+    """The SPZ file that a primitive names in place of attributes, if it does."""
+    nested = primitive["extensions"][EXTENSION].get("extensions")
+    spz = nested.get(SPZ_EXTENSION) if isinstance(nested, dict) else None
+    return _view(document, spz.get("bufferView"), body, where)[0] if isinstance(spz, dict) else None
 
 
 def _attributes(g: Gaussians) -> dict[str, Floats]:

@@ -19,6 +19,7 @@ import torch
 
 from radcomp_plugins.core.files import read_bytes
 from radcomp_plugins.errors import InputError
+from radcomp_plugins.splats.formats.parts import FileParts, Part, file_parts
 from radcomp_plugins.splats.formats.ply import INFINITE_LOGIT
 from radcomp_plugins.splats.gaussians import SH_C0, Gaussians, num_sh_rest
 
@@ -75,25 +76,12 @@ def read_ksplat(path: Path | str) -> Gaussians:
 
 def gaussians_of_ksplat(data: bytes, where: str) -> Gaussians:
     """The scene in the bytes of a `.ksplat`; see `read_ksplat`."""
-    if len(data) < HEADER_BYTES:
-        raise InputError(f"{where}: {len(data)} bytes, expected a .ksplat header of {HEADER_BYTES}: it is cut off")
-    major, minor, sections = struct.unpack_from("<BBxxI", data)
-    count, level = struct.unpack_from("<IH", data, 16)
-    low, high = (a or b for a, b in zip(struct.unpack_from("<ff", data, 36), _DEFAULT_SH_RANGE, strict=True))
-    if major != 0 or minor < 1 or level > 2:
-        raise InputError(f"{where}: .ksplat version {major}.{minor}, level {level}, expected 0.1 and 0 to 2")
-    start = HEADER_BYTES + SECTION_BYTES * sections
-    if start > len(data) or not abs(low) + abs(high) < 1e4:
-        raise InputError(f"{where}: {sections} sections in {len(data)} bytes, SH {low} to {high}: cut off or damaged")
+    count, level, sh_range, sections = _sections(data, where)
     parts = []
-    for i in range(sections):
-        section = _section(data, HEADER_BYTES + SECTION_BYTES * i, level, where)
-        used, size = _section_size(section, level)
-        if size > len(data) - start:
-            raise InputError(f"{where}: section {i} of {size} bytes, {len(data) - start} are left: it is cut off")
+    for start, section in sections:
+        used, _ = _section_size(section, level)
         if section.count:
-            parts.append(_read_section(data, start, used, section, level, (low, high), where))
-        start += size
+            parts.append(_read_section(data, start, used, section, level, sh_range, where))
     total = sum(len(part) for part in parts)
     if total == 0 or total != count:
         raise InputError(f"{where}: {total} Gaussians in its sections, {count} in its header, expected one or more")
@@ -107,6 +95,51 @@ def gaussians_of_ksplat(data: bytes, where: str) -> Gaussians:
     if not bool(keep.all()):
         warnings.warn(f"{where}: left out {int((~keep).sum())} of {total} Gaussians that are not finite", stacklevel=3)
     return scene.select(keep)
+
+
+def ksplat_parts(path: Path | str) -> FileParts:
+    """Bytes of each attribute in a file that `read_ksplat` reads; rows that are stored but not used are `unused`."""
+    data = read_bytes(Path(path), MAX_FILE_BYTES)
+    count, level, _, sections = _sections(data, str(path))
+    parts = [Part("header", "header", HEADER_BYTES + SECTION_BYTES * len(sections))]
+    for number, (_, section) in enumerate(sections):
+        before, _ = _section_size(section, level)
+        dtype = section.dtype(level)
+        sizes = {name: dtype[name].itemsize * section.count for name in dtype.names or ()}
+        parts += [
+            Part("means", f"section {number}: buckets", before),
+            Part("means", f"section {number}: positions", sizes["mean"]),
+            Part("scales", f"section {number}: scales", sizes["scale"]),
+            Part("quats", f"section {number}: rotations", sizes["quat"]),
+            Part("sh0", f"section {number}: colours", 3 * section.count),
+            Part("opacities", f"section {number}: opacities", section.count),
+            Part("shN", f"section {number}: SH", sizes["sh"]),
+            Part("other", f"section {number}: unused", dtype.itemsize * (section.room - section.count)),
+        ]
+    return file_parts(count, f"level {level}", parts, len(data))
+
+
+def _sections(data: bytes, where: str) -> tuple[int, int, tuple[float, float], list[tuple[int, _Section]]]:
+    """Gaussians, compression level, range of the SH, and each section with the offset of its data."""
+    if len(data) < HEADER_BYTES:
+        raise InputError(f"{where}: {len(data)} bytes, expected a .ksplat header of {HEADER_BYTES}: it is cut off")
+    major, minor, sections = struct.unpack_from("<BBxxI", data)
+    count, level = struct.unpack_from("<IH", data, 16)
+    low, high = (a or b for a, b in zip(struct.unpack_from("<ff", data, 36), _DEFAULT_SH_RANGE, strict=True))
+    if major != 0 or minor < 1 or level > 2:
+        raise InputError(f"{where}: .ksplat version {major}.{minor}, level {level}, expected 0.1 and 0 to 2")
+    start = HEADER_BYTES + SECTION_BYTES * sections
+    if start > len(data) or not abs(low) + abs(high) < 1e4:
+        raise InputError(f"{where}: {sections} sections in {len(data)} bytes, SH {low} to {high}: cut off or damaged")
+    found = []
+    for i in range(sections):
+        section = _section(data, HEADER_BYTES + SECTION_BYTES * i, level, where)
+        _, size = _section_size(section, level)
+        if size > len(data) - start:
+            raise InputError(f"{where}: section {i} of {size} bytes, {len(data) - start} are left: it is cut off")
+        found.append((start, section))
+        start += size
+    return count, level, (low, high), found
 
 
 def _section(data: bytes, at: int, level: int, where: str) -> _Section:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from radcomp_plugins.core.files import atomic_write
 from radcomp_plugins.errors import InputError
+from radcomp_plugins.splats.formats.parts import FileParts, Part, file_parts
 from radcomp_plugins.splats.gaussians import MAX_SH_DEGREE, SH_C0, Gaussians, num_sh_rest
 
 MAX_HEADER_BYTES = 2**16
@@ -45,6 +46,16 @@ _SH0 = ("f_dc_0", "f_dc_1", "f_dc_2")
 _RGB = ("red", "green", "blue")
 _SCALES = ("scale_0", "scale_1", "scale_2")
 _QUATS = ("rot_0", "rot_1", "rot_2", "rot_3")
+_PURPOSES = {
+    **dict.fromkeys(_MEANS, ("means", "x y z")),
+    **dict.fromkeys(("nx", "ny", "nz"), ("other", "nx ny nz")),
+    **dict.fromkeys(_SH0, ("sh0", "f_dc")),
+    **dict.fromkeys(_RGB, ("sh0", "red green blue")),
+    **dict.fromkeys(_SCALES, ("scales", "scale")),
+    **dict.fromkeys(_QUATS, ("quats", "rot")),
+    "opacity": ("opacities", "opacity"),
+}
+"""Attribute, and name of the part, that a property belongs to."""
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -138,6 +149,32 @@ def write_ply(
         for start in range(0, len(g), ROWS_PER_BLOCK):
             file.write(_rows(g, slice(start, start + ROWS_PER_BLOCK)).tobytes())
     return {"header": len(header), "vertices": len(g) * len(names) * 4}
+
+
+def ply_parts(path: Path | str) -> FileParts:
+    """Bytes of each group of properties in a file that `read_ply` reads; of text they cannot be told apart."""
+    path = Path(path)
+    with open(path, "rb") as file:
+        header = read_header(file, path)
+        size = os.fstat(file.fileno()).st_size
+    element = header.element("vertex")
+    _check_is_splat(header, element, path)
+    assert element is not None
+    parts = {"header": Part("header", "header", header.size)}
+    if header.format == "ascii":
+        parts["text"] = Part("all attributes", "text", size - header.size)
+        return file_parts(element.count, header.format, parts.values(), size)
+    for name, kind in element.properties.items():
+        rest = ("shN", "f_rest") if name.startswith("f_rest_") else ("other", "other properties")
+        attribute, group = _PURPOSES.get(name, rest)
+        before = parts[group].bytes if group in parts else 0
+        parts[group] = Part(attribute, group, before + element.count * np.dtype(kind).itemsize)
+    return file_parts(element.count, header.format, parts.values(), size)
+
+
+def float32_bytes(gaussians: Gaussians) -> int:
+    """Bytes of the vertices of the .ply that `write_ply` makes of a scene: what compressed files are compared with."""
+    return 4 * len(gaussians) * len(ply_property_names(gaussians.sh_degree))
 
 
 def ply_property_names(sh_degree: int) -> list[str]:

@@ -23,6 +23,7 @@ from radcomp_plugins.core.container import Chunk, read_chunk, read_contents, wri
 from radcomp_plugins.core.files import atomic_write, read_bytes
 from radcomp_plugins.core.threads import get_num_threads
 from radcomp_plugins.errors import InputError
+from radcomp_plugins.splats.formats.parts import FileParts, Part, file_parts
 from radcomp_plugins.splats.formats.ply import check_writable
 from radcomp_plugins.splats.formats.rcs_header import Header, unpack_header
 from radcomp_plugins.splats.formats.rcs_octree import OctreeModels, decode_octree, encode_octree
@@ -53,7 +54,7 @@ from radcomp_plugins.splats.formats.rcs_streams import STREAMS, StreamModel, dec
 from radcomp_plugins.splats.gaussians import Gaussians, num_sh_rest
 from radcomp_plugins.splats.order import smallest_columns
 
-__all__ = ["MAGIC", "VERSION", "RcsSettings", "decode_rcs", "encode_rcs", "paint", "read_rcs", "write_rcs"]
+__all__ = ["MAGIC", "VERSION", "RcsSettings", "decode_rcs", "encode_rcs", "paint", "rcs_parts", "read_rcs", "write_rcs"]
 
 MAGIC = b"RADC.RCS"
 VERSION = 1
@@ -65,6 +66,10 @@ COUNT_PER_BYTE = 32
 
 
 _FAR = struct.Struct("<Ifff")
+_ATTRIBUTES = {
+    **{"contents": "header", "HEAD": "header", "POSN": "means", "FARP": "means", "SCAL": "scales", "ROTN": "quats"},
+    **{"OPAC": "opacities", "COLR": "sh0", "SHPL": "shN palette", "LABL": "shN labels"},
+}
 
 Ints = NDArray[np.int64]
 
@@ -122,6 +127,18 @@ def read_rcs(path: Path | str, levels: int | None = None) -> Gaussians:
         InputError: Not such a file, damaged, cut off, or of a later version.
     """
     return decode_rcs(read_bytes(path, MAX_FILE_BYTES), str(path), levels)
+
+
+def rcs_parts(path: Path | str) -> FileParts:
+    """Bytes of each chunk of a file that `read_rcs` reads; those of all levels of detail together."""
+    data, where = read_bytes(Path(path), MAX_FILE_BYTES), str(path)
+    chunks = read_contents(data, MAGIC, VERSION, where)
+    header = unpack_header(_body(data, {(c.kind, c.number): c for c in chunks}, "HEAD", 0, where), where)
+    sizes: dict[str, int] = {"contents": chunks[0].offset}
+    for chunk in chunks:
+        sizes[chunk.kind] = sizes.get(chunk.kind, 0) + chunk.length
+    parts = [Part(_ATTRIBUTES.get(kind, "other"), kind, size) for kind, size in sizes.items()]
+    return file_parts(header.count, f"version {VERSION}, {len(header.levels)} levels of detail", parts, len(data))
 
 
 def encode_rcs(

@@ -6,19 +6,30 @@ from pathlib import Path
 from typing import Any
 
 from radcomp_plugins.errors import InputError
-from radcomp_plugins.splats.formats.compressed_ply import read_compressed_ply, write_compressed_ply
+from radcomp_plugins.splats.formats.compressed_ply import (
+    compressed_ply_parts,
+    read_compressed_ply,
+    write_compressed_ply,
+)
 from radcomp_plugins.splats.formats.glb import MAGIC as GLB_MAGIC
-from radcomp_plugins.splats.formats.glb import read_glb, write_glb
-from radcomp_plugins.splats.formats.ksplat import read_ksplat
-from radcomp_plugins.splats.formats.ply import MAX_HEADER_BYTES, read_ply, write_ply
+from radcomp_plugins.splats.formats.glb import glb_parts, read_glb, write_glb
+from radcomp_plugins.splats.formats.ksplat import ksplat_parts, read_ksplat
+from radcomp_plugins.splats.formats.parts import FileParts
+from radcomp_plugins.splats.formats.ply import MAX_HEADER_BYTES, ply_parts, read_ply, write_ply
 from radcomp_plugins.splats.formats.rcs import MAGIC as RCS_MAGIC
-from radcomp_plugins.splats.formats.rcs import read_rcs, write_rcs
-from radcomp_plugins.splats.formats.sog import read_sog, write_sog
-from radcomp_plugins.splats.formats.splat import read_splat, write_splat
+from radcomp_plugins.splats.formats.rcs import rcs_parts, read_rcs, write_rcs
+from radcomp_plugins.splats.formats.sog import read_sog, sog_parts, write_sog
+from radcomp_plugins.splats.formats.splat import read_splat, splat_parts, write_splat
 from radcomp_plugins.splats.formats.spz import GZIP_MAGIC as SPZ_GZIP_MAGIC
 from radcomp_plugins.splats.formats.spz import MAGIC as SPZ_MAGIC
-from radcomp_plugins.splats.formats.spz import read_spz, write_spz
+from radcomp_plugins.splats.formats.spz import read_spz, spz_parts, write_spz
 from radcomp_plugins.splats.gaussians import Gaussians
+
+TRAINER_FRAME = (
+    "that of the trainer: y down in Inria's .ply and most files on the web, z up in nerfstudio's; not stated"
+)
+SPZ_FRAME = "unturned numbers of the .ply; SPZ's page asks for x right, y up, z back, which few writers keep to"
+GLTF_FRAME = "x left, y up, z forward; turned by half a turn about z from the .ply's on writing, and back on reading"
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,8 @@ class SplatFormat:
         title: What it is, for messages.
         read: Path to Gaussians.
         write: (path, gaussians, **options) to the bytes of each part; None where files are only read.
+        parts: Path of a file that `read` accepts to what its bytes are spent on.
+        frame: The axes its numbers stand in, for messages.
         has_magic: Whether a file is told by its first bytes; by its suffix otherwise.
     """
 
@@ -39,20 +52,33 @@ class SplatFormat:
     title: str
     read: Callable[[Path], Gaussians]
     write: Callable[..., dict[str, int]] | None
+    parts: Callable[[Path], FileParts]
+    frame: str = TRAINER_FRAME
     has_magic: bool = True
 
 
 FORMATS: dict[str, SplatFormat] = {
-    "ply": SplatFormat("ply", (".ply",), "3D Gaussian splatting .ply", read_ply, write_ply),
+    "ply": SplatFormat("ply", (".ply",), "3D Gaussian splatting .ply", read_ply, write_ply, ply_parts),
     "compressed-ply": SplatFormat(
-        "compressed-ply", (".compressed.ply",), "SuperSplat compressed .ply", read_compressed_ply, write_compressed_ply
+        "compressed-ply",
+        (".compressed.ply",),
+        "SuperSplat compressed .ply",
+        read_compressed_ply,
+        write_compressed_ply,
+        compressed_ply_parts,
     ),
-    "sog": SplatFormat("sog", (".sog",), "PlayCanvas SOG version 2", read_sog, write_sog),
-    "rcs": SplatFormat("rcs", (".rcs",), "radcomp's splat container", read_rcs, write_rcs),
-    "spz": SplatFormat("spz", (".spz",), "Niantic SPZ 2 to 4", read_spz, write_spz),
-    "glb": SplatFormat("glb", (".glb",), "glTF with KHR_gaussian_splatting", read_glb, write_glb),
-    "splat": SplatFormat("splat", (".splat",), "antimatter15 .splat", read_splat, write_splat, has_magic=False),
-    "ksplat": SplatFormat("ksplat", (".ksplat",), "mkkellogg .ksplat, read only", read_ksplat, None, has_magic=False),
+    "sog": SplatFormat("sog", (".sog",), "PlayCanvas SOG version 2", read_sog, write_sog, sog_parts),
+    "rcs": SplatFormat("rcs", (".rcs",), "radcomp's splat container", read_rcs, write_rcs, rcs_parts),
+    "spz": SplatFormat("spz", (".spz",), "Niantic SPZ 2 to 4", read_spz, write_spz, spz_parts, SPZ_FRAME),
+    "glb": SplatFormat(
+        "glb", (".glb",), "glTF with KHR_gaussian_splatting", read_glb, write_glb, glb_parts, GLTF_FRAME
+    ),
+    "splat": SplatFormat(
+        "splat", (".splat",), "antimatter15 .splat", read_splat, write_splat, splat_parts, has_magic=False
+    ),
+    "ksplat": SplatFormat(
+        "ksplat", (".ksplat",), "mkkellogg .ksplat, read only", read_ksplat, None, ksplat_parts, has_magic=False
+    ),
 }
 
 

@@ -14,6 +14,8 @@ Format: developer.playcanvas.com/user-manual/gaussian-splatting/formats/sog. The
 
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +26,7 @@ import torch
 from radcomp_plugins.core.files import parse_json, read_bytes, safe_relative
 from radcomp_plugins.core.quantize import dequantize_uniform
 from radcomp_plugins.errors import InputError
+from radcomp_plugins.splats.formats.parts import FileParts, Part, file_parts
 from radcomp_plugins.splats.formats.sog_quantise import (
     CODEBOOK_SIZE,
     QUAT_TAG,
@@ -35,7 +38,16 @@ from radcomp_plugins.splats.formats.sog_writer import MAX_PALETTE, PALETTE_COLUM
 from radcomp_plugins.splats.formats.webp import Pixels, decode_webp
 from radcomp_plugins.splats.gaussians import MAX_SH_DEGREE, Gaussians, num_sh_rest
 
-__all__ = ["read_sog", "write_sog"]
+__all__ = ["read_sog", "sog_parts", "write_sog"]
+
+_IMAGES = {
+    "means": ("means", "means"),
+    "scales": ("scales",),
+    "quats": ("quats",),
+    "sh0": ("sh0 and opacities",),
+    "shN": ("shN palette", "shN labels"),
+}
+"""What the images of each section of the metadata hold."""
 
 MAX_META_BYTES = 2**20
 MAX_ZIP_ENTRIES = 1000
@@ -70,6 +82,10 @@ class _Parts:
     def where(self, name: str) -> str:
         return f"{self.path}/{name}"
 
+    def size(self, name: str) -> int:
+        """Bytes of a file that is there: as they lie in the zip, without the zip's own entry for it."""
+        return (self.folder / name).stat().st_size if self.archive is None else self.archive.getinfo(name).compress_size
+
     def read(self, name: str, limit: int) -> bytes:
         safe_relative(name, str(self.path))
         if self.archive is None:
@@ -102,15 +118,41 @@ def read_sog(path: Path | str) -> Gaussians:
     Raises:
         InputError: Not such a file, a part missing, damaged or of a wrong size, an index out of range.
     """
+    with _opened(Path(path)) as (parts, meta_name):
+        return _decode(parts, meta_name)
+
+
+def sog_parts(path: Path | str) -> FileParts:
+    """Bytes of each image of a scene that `read_sog` reads; those of a bundle's zip around them are `rest`."""
     path = Path(path)
+    with _opened(path) as (files, meta_name):
+        meta = parse_json(files.read(meta_name, MAX_META_BYTES), files.where(meta_name))
+        parts = [Part("header", meta_name, files.size(meta_name))]
+        for key, attributes in _IMAGES.items():
+            names = (meta.get(key) or {}).get("files", [])
+            parts += [Part(a, name, files.size(name)) for a, name in zip(attributes, names, strict=False)]
+        version = meta.get("version", 1)
+        count = meta["count"] if version == 2 else meta["means"]["shape"][0]
+        size = path.stat().st_size if files.archive is not None else sum(part.bytes for part in parts)
+    return file_parts(count, f"version {version}, {'folder' if files.archive is None else 'bundle'}", parts, size)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[_Parts, str]]:
+    """The files of a bundle or folder, and the name of its metadata.
+
+    Raises:
+        InputError: Nothing there, or no readable zip.
+    """
     if path.is_dir():
-        return _decode(_Parts(path))
-    if not path.is_file():
+        yield _Parts(path), "meta.json"
+    elif not path.is_file():
         raise InputError(f"{path}: no such file, expected a SOG bundle, folder or meta.json")
-    if path.name.endswith(".json"):
-        return _decode(_Parts(path.parent), path.name)
-    with open(path, "rb") as file:
-        return _decode(_Parts(path).open(file))
+    elif path.name.endswith(".json"):
+        yield _Parts(path.parent), path.name
+    else:
+        with open(path, "rb") as file:
+            yield _Parts(path).open(file), "meta.json"
 
 
 def _decode(parts: _Parts, meta_name: str = "meta.json") -> Gaussians:

@@ -15,10 +15,12 @@ import torch
 
 from radcomp_plugins.core.files import atomic_write, read_bytes
 from radcomp_plugins.errors import InputError
+from radcomp_plugins.splats.formats.parts import FileParts, Part, file_parts
 from radcomp_plugins.splats.formats.ply import INFINITE_LOGIT, check_writable
 from radcomp_plugins.splats.gaussians import SH_C0, Gaussians
 
 ROW = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("color", "u1", 4), ("quat", "u1", 4)])
+_BYTES = {"means": 12, "scales": 12, "colors": 3, "opacities": 1, "quats": 4}
 MAX_FILE_BYTES = 2**35
 MAX_LOG_SCALE = 80.0
 OPACITY_MARGIN = 1e-6
@@ -54,8 +56,7 @@ def write_splat(path: Path | str, gaussians: Gaussians, *, overwrite: bool = Fal
     rows["quat"] = _byte(128.0 * quats / np.linalg.norm(quats, axis=1, keepdims=True) + 128.0)
     with atomic_write(path, overwrite=overwrite) as file:
         file.write(rows.tobytes())
-    each = {"means": 12, "scales": 12, "colors": 3, "opacities": 1, "quats": 4}
-    return {name: size * len(g) for name, size in each.items()}
+    return {name: size * len(g) for name, size in _BYTES.items()}
 
 
 def read_splat(path: Path | str) -> Gaussians:
@@ -73,6 +74,14 @@ def read_splat(path: Path | str) -> Gaussians:
     """
     path = Path(path)
     return gaussians_of_splat(read_bytes(path, MAX_FILE_BYTES), str(path))
+
+
+def splat_parts(path: Path | str) -> FileParts:
+    """Bytes of each attribute in a file that `read_splat` reads."""
+    size = Path(path).stat().st_size
+    count = size // ROW.itemsize
+    parts = [Part("sh0" if name == "colors" else name, name, each * count) for name, each in _BYTES.items()]
+    return file_parts(count, "", parts, size)
 
 
 def gaussians_of_splat(data: bytes, where: str) -> Gaussians:

@@ -22,6 +22,7 @@ import zstandard
 
 from radcomp_plugins.core.files import atomic_write, read_bytes
 from radcomp_plugins.errors import InputError
+from radcomp_plugins.splats.formats.parts import FileParts, Part, file_parts
 from radcomp_plugins.splats.formats.ply import check_writable
 from radcomp_plugins.splats.formats.spz_packed import MAX_POSITION, STREAMS, Bytes, Layout, pack, unpack
 from radcomp_plugins.splats.frames import HALF_TURN_ABOUT_X, rotate
@@ -43,9 +44,11 @@ STEP_PER_SCALE = 0.25
 SMALL_GAUSSIANS = 0.1
 """Share of the Gaussians that may be smaller than the size meant above."""
 
+_ATTRIBUTES: dict[str, str] = dict(zip(STREAMS, ("means", "opacities", "sh0", "scales", "quats", "shN"), strict=True))
 _ANTIALIASED, _EXTENSIONS = 1, 2
 _FRAME_EXTENSION = 0xADBE0003
 _MAX_TAIL = 2**20
+_GZIP_END = 8
 _ZSTD_LEVEL = 19
 _MAX_WINDOW = 2**27
 
@@ -153,6 +156,41 @@ def gaussians_of_spz(data: bytes, where: str, turn: bool = False) -> Gaussians:
     return rotate(scene, HALF_TURN_ABOUT_X) if turn else scene
 
 
+def spz_parts(path: Path | str) -> FileParts:
+    """Bytes of each attribute in a file that `read_spz` reads; see `parts_of_spz`."""
+    return parts_of_spz(read_bytes(Path(path), MAX_FILE_BYTES), str(path))
+
+
+def parts_of_spz(data: bytes, where: str) -> FileParts:
+    """Bytes of each array: of a zstd frame its own, of one gzip stream those from which the array is unpacked.
+
+    Raises:
+        InputError: What `read_spz` refuses for its sizes.
+    """
+    if data[:4] == MAGIC:
+        layout, spans = _zstd_frames(data, where)[:2]
+        each = layout.bytes_each()
+        parts = [Part(_ATTRIBUTES[name], name, end - start, each[name] * layout.count) for name, start, end in spans]
+        header = Part("header", "header", spans[0][1], spans[0][1])
+        return file_parts(layout.count, "version 4", [header, *parts], len(data))
+    unpacker = zlib.decompressobj(31)
+    try:
+        head = unpacker.decompress(data, 16)
+        layout = _parse_header(head.ljust(16, b"\0"), len(data), (2, 3), where)[0]
+        left = len(unpacker.unconsumed_tail)
+        parts = [Part("header", "header", len(data) - left, 16)]
+        for name, each in layout.bytes_each().items():
+            if each:
+                unpacker.decompress(unpacker.unconsumed_tail, each * layout.count)
+                # With the last byte of the stream its checksum and length are read as well.
+                after = len(unpacker.unconsumed_tail) + len(unpacker.unused_data) + _GZIP_END * unpacker.eof
+                parts.append(Part(_ATTRIBUTES[name], name, left - after, each * layout.count))
+                left = after
+    except zlib.error as error:
+        raise InputError(f"{where} cannot be unpacked ({error}): it is cut off or damaged") from error
+    return file_parts(layout.count, f"version {2 if layout.quat_bytes == 3 else 3}", parts, len(data))
+
+
 def _most_fraction_bits(g: Gaussians) -> int:
     """Bits after the point with which the farthest position still fits 24 bits and sign; negative if none do."""
     reach = float(g.means.detach().abs().max().double())
@@ -232,6 +270,19 @@ def _read_gzip(data: bytes, where: str) -> Gaussians:
 
 
 def _read_zstd(data: bytes, where: str) -> Gaussians:
+    layout, spans, bits, flags = _zstd_frames(data, where)
+    if flags & _EXTENSIONS:
+        _check_extensions(data[32 : spans[0][1] - 16 * len(spans)], where)
+    each = layout.bytes_each()
+    streams = {name: np.zeros((layout.count, 0), np.uint8) for name in STREAMS}
+    for name, start, end in spans:
+        frame = _unpack_frame(data[start:end], each[name] * layout.count, f"{where}: {name}")
+        streams[name] = frame.reshape(-1, each[name])
+    return unpack(streams, layout, bits, bool(flags & _ANTIALIASED))
+
+
+def _zstd_frames(data: bytes, where: str) -> tuple[Layout, list[tuple[str, int, int]], int, int]:
+    """Layout, (array, first byte, end) of each frame, fraction bits and flags of a file of version 4."""
     if len(data) < 32:
         raise InputError(f"{where}: {len(data)} bytes, expected an SPZ header of 32: it is cut off")
     layout, bits, flags = _parse_header(data, len(data), (4,), where)
@@ -241,10 +292,7 @@ def _read_zstd(data: bytes, where: str) -> Gaussians:
         raise InputError(
             f"{where}: {frames} streams with their table at byte {table}, expected {len(each)} in {len(data)} bytes"
         )
-    if flags & _EXTENSIONS:
-        _check_extensions(data[32:table], where)
-    streams = {name: np.zeros((layout.count, 0), np.uint8) for name in STREAMS}
-    start = table + 16 * frames
+    spans, start = [], table + 16 * frames
     for i, (name, size) in enumerate(each.items()):
         packed, unpacked = struct.unpack_from("<QQ", data, table + 16 * i)
         if packed > len(data) - start or unpacked != size * layout.count:
@@ -252,9 +300,9 @@ def _read_zstd(data: bytes, where: str) -> Gaussians:
                 f"{where}: {name} of {packed} bytes for {unpacked}, expected at most {len(data) - start} for "
                 f"{size * layout.count}: it is cut off or damaged"
             )
-        streams[name] = _unpack_frame(data[start : start + packed], unpacked, f"{where}: {name}").reshape(-1, size)
+        spans.append((name, start, start + packed))
         start += packed
-    return unpack(streams, layout, bits, bool(flags & _ANTIALIASED))
+    return layout, spans, bits, flags
 
 
 def _unpack_frame(frame: bytes, size: int, where: str) -> Bytes:
