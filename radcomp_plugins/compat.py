@@ -561,18 +561,6 @@ def _point_colors(path: Path, vertices: np.ndarray) -> np.ndarray:
     return rgb
 
 
-def add_gaussian_splats(scene: Any, name: str, **arrays: np.ndarray) -> Any:
-    """viser's node of Gaussians, which version 0.2.7, the one nerfstudio 1.1.5 pins, has under a private name.
-
-    Args:
-        scene: The `scene` of a viser server.
-        name: Of the node.
-        **arrays: centers [N, 3], covariances [N, 3, 3], rgbs [N, 3] and opacities [N, 1] from 0 to 1.
-    """
-    add = getattr(scene, "add_gaussian_splats", None) or scene._add_gaussian_splats
-    return add(name, **arrays)
-
-
 def missing_open3d_libraries() -> list[str]:
     """System libraries that open3d needs and this machine lacks."""
     missing = []

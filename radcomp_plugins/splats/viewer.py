@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from radcomp_plugins import compat
 from radcomp_plugins.splats.gaussians import SH_C0, Gaussians
 from radcomp_plugins.splats.virtual_views import UP, painted_extent
 
@@ -68,6 +67,18 @@ def covariances(gaussians: Gaussians, scale: float = 1.0) -> Float[Tensor, "N 3 
     return axes @ axes.transpose(1, 2)
 
 
+def add_gaussian_splats(scene: Any, name: str, **arrays: npt.NDArray[Any]) -> Any:
+    """viser's node of Gaussians, which version 0.2.7, the one nerfstudio 1.1.5 pins, has under a private name.
+
+    Args:
+        scene: The `scene` of a viser server.
+        name: Of the node.
+        **arrays: centers [N, 3], covariances [N, 3, 3], rgbs [N, 3] and opacities [N, 1] from 0 to 1.
+    """
+    add = getattr(scene, "add_gaussian_splats", None) or scene._add_gaussian_splats
+    return add(name, **arrays)
+
+
 class SplatViewer:
     """A viser server with one node of Gaussians and one label for each file.
 
@@ -104,7 +115,7 @@ class SplatViewer:
     def _add_splats(self, k: int, file: Shown) -> Any:
         g = file.gaussians.to("cpu")
         means = (g.means.double() - self.center) * self.scale
-        return compat.add_gaussian_splats(
+        return add_gaussian_splats(
             self.server.scene,
             f"/file_{k}",
             centers=means.float().numpy(),

@@ -84,7 +84,7 @@ def test_covariances_are_those_of_the_axes() -> None:
 
 def test_what_is_sent_is_centred_and_of_one_size(monkeypatch: pytest.MonkeyPatch, viewer: SplatViewer) -> None:
     sent = {}
-    monkeypatch.setattr("radcomp_plugins.compat.add_gaussian_splats", lambda scene, name, **a: sent.update(a))
+    monkeypatch.setattr("radcomp_plugins.splats.viewer.add_gaussian_splats", lambda scene, name, **a: sent.update(a))
     viewer._add_splats(0, viewer.files[0])
     assert abs(np.median(sent["centers"], axis=0)).max() < 0.5 * SHOWN_RADIUS
     assert sent["rgbs"] == pytest.approx(0.5) and sent["opacities"] == pytest.approx(1 / (1 + math.exp(-1)))
