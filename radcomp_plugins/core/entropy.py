@@ -11,6 +11,7 @@ All is integer arithmetic on tables made by integer arithmetic, so that every ma
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numba
 import numpy as np
@@ -70,15 +71,18 @@ class Contexts:
         for place, fold in self.causal:
             if fold.shape != (2**self.bits + 1,) or fold.min() < 0:
                 raise ValueError(f"context numbers of shape {fold.shape}, expected {2**self.bits + 1} from 0")
-            if place.shape != (self.count,) or (place >= np.arange(self.count)).any() or (place < -1).any():
+            if (
+                place.shape != (self.count,)
+                or (place >= np.arange(self.count, dtype=place.dtype)).any()
+                or (place < -1).any()
+            ):
                 raise ValueError("a causal context looks ahead")
 
     def arrays(self) -> tuple[NDArray, ...]:
         """Sides [N, S], causal [N, C], folds [C, 2^bits + 1], factor of each single in each joint [J, S + C], and each
         input's first counter."""
-        n, singles = self.count, len(self.sides) + len(self.causal)
-        sides = np.stack([v for v, _ in self.sides], 1) if self.sides else np.empty((n, 0))
-        causal = np.stack([v for v, _ in self.causal], 1) if self.causal else np.empty((n, 0))
+        singles = len(self.sides) + len(self.causal)
+        sides, causal = _columns(self.count, self.sides), _columns(self.count, self.causal)
         folds = np.stack([fold for _, fold in self.causal]) if self.causal else np.empty((0, 2**self.bits + 1))
         factors = np.zeros((len(self.joint), singles), np.int64)
         for row, group in zip(factors, self.joint, strict=True):
@@ -87,7 +91,15 @@ class Contexts:
                 row[k] = factor
                 factor *= self.sizes[1 + k]
         base = np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int64) * 2**self.bits
-        return sides.astype(np.int32), causal.astype(np.int32), folds.astype(np.int32), factors, base
+        return sides, causal, folds.astype(np.int32), factors, base
+
+
+def _columns(count: int, columns: Sequence[tuple[NDArray[np.integer], Any]]) -> Int32s:
+    """The first of each pair as a column of [count, columns]."""
+    out = np.empty((count, len(columns)), np.int32)
+    for k, (values, _) in enumerate(columns):
+        out[:, k] = values
+    return out
 
 
 class Model:
@@ -95,8 +107,8 @@ class Model:
     ended; encoder and decoder have to do the same calls.
 
     Attributes:
-        counters: [slots] uint32 of each node of each context's tree: the probability of a 1 in 65536 ths, times 256, and
-            how often the node was met, up to a limit. One number, for a kernel waits for memory more than it computes.
+        counters: [slots] uint32 of each node of each context's tree: the probability of a 1 in 65536 ths, times 256,
+            and how often the node was met, up to a limit: one number, for kernels wait for memory most of all.
         weights: [2^bits x inputs] int32 of each context by node, in 65536 ths.
     """
 
