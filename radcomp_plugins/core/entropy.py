@@ -11,6 +11,7 @@ All is integer arithmetic on tables made by integer arithmetic, so that every ma
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numba
 import numpy as np
@@ -29,6 +30,7 @@ _LEARNING = 10
 _FAINTEST = 24
 
 Int32s = NDArray[np.int32]
+Int16s = NDArray[np.int16]
 
 
 @dataclass
@@ -69,15 +71,18 @@ class Contexts:
         for place, fold in self.causal:
             if fold.shape != (2**self.bits + 1,) or fold.min() < 0:
                 raise ValueError(f"context numbers of shape {fold.shape}, expected {2**self.bits + 1} from 0")
-            if place.shape != (self.count,) or (place >= np.arange(self.count)).any() or (place < -1).any():
+            if (
+                place.shape != (self.count,)
+                or (place >= np.arange(self.count, dtype=place.dtype)).any()
+                or (place < -1).any()
+            ):
                 raise ValueError("a causal context looks ahead")
 
     def arrays(self) -> tuple[NDArray, ...]:
         """Sides [N, S], causal [N, C], folds [C, 2^bits + 1], factor of each single in each joint [J, S + C], and each
         input's first counter."""
-        n, singles = self.count, len(self.sides) + len(self.causal)
-        sides = np.stack([v for v, _ in self.sides], 1) if self.sides else np.empty((n, 0))
-        causal = np.stack([v for v, _ in self.causal], 1) if self.causal else np.empty((n, 0))
+        singles = len(self.sides) + len(self.causal)
+        sides, causal = _columns(self.count, self.sides), _columns(self.count, self.causal)
         folds = np.stack([fold for _, fold in self.causal]) if self.causal else np.empty((0, 2**self.bits + 1))
         factors = np.zeros((len(self.joint), singles), np.int64)
         for row, group in zip(factors, self.joint, strict=True):
@@ -86,7 +91,15 @@ class Contexts:
                 row[k] = factor
                 factor *= self.sizes[1 + k]
         base = np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int64) * 2**self.bits
-        return sides.astype(np.int32), causal.astype(np.int32), folds.astype(np.int32), factors, base
+        return sides, causal, folds.astype(np.int32), factors, base
+
+
+def _columns(count: int, columns: Sequence[tuple[NDArray[np.integer], Any]]) -> Int32s:
+    """The first of each pair as a column of [count, columns]."""
+    out = np.empty((count, len(columns)), np.int32)
+    for k, (values, _) in enumerate(columns):
+        out[:, k] = values
+    return out
 
 
 class Model:
@@ -94,18 +107,17 @@ class Model:
     ended; encoder and decoder have to do the same calls.
 
     Attributes:
-        chance: [slots] int32 probability of a 1 at each node of each context's tree, in 65536 ths.
-        seen: [slots] uint8 how often the node was met, up to a limit.
-        weights: [2^bits, inputs] int64 of each context by node, in 65536 ths.
+        counters: [slots] uint32 of each node of each context's tree: the probability of a 1 in 65536 ths, times 256,
+            and how often the node was met, up to a limit: one number, for kernels wait for memory most of all.
+        weights: [2^bits x inputs] int32 of each context by node, in 65536 ths.
     """
 
     def __init__(self, contexts: Contexts) -> None:
         inputs = len(contexts.sizes)
         slots = sum(contexts.sizes) * 2**contexts.bits
         self.sizes = list(contexts.sizes)
-        self.chance = np.full(slots, _TREE_BITS // 2, np.int32)
-        self.seen = np.zeros(slots, np.uint8)
-        self.weights = np.full((2**contexts.bits, inputs), _WEIGHT_ONE * 2 // (inputs + 1), np.int64)
+        self.counters = np.full(slots, _TREE_BITS // 2 << 8, np.uint32)
+        self.weights = np.full(2**contexts.bits * inputs, _WEIGHT_ONE * 2 // (inputs + 1), np.int32)
 
     def arrays(self, contexts: Contexts) -> tuple[NDArray, ...]:
         """What the kernels take, with the fixed tables.
@@ -113,9 +125,9 @@ class Model:
         Raises:
             ValueError: the model was made for other contexts.
         """
-        if self.sizes != contexts.sizes or len(self.weights) != 2**contexts.bits:
+        if self.sizes != contexts.sizes or len(self.weights) != 2**contexts.bits * len(contexts.sizes):
             raise ValueError(f"a model of contexts {self.sizes} for {contexts.sizes}")
-        return self.chance, self.seen, self.weights, *TABLES
+        return self.counters, self.weights, *TABLES
 
 
 def encode(symbols: NDArray[np.integer], contexts: Contexts, model: Model | None = None) -> bytes:
@@ -135,20 +147,26 @@ def encode(symbols: NDArray[np.integer], contexts: Contexts, model: Model | None
     # The faintest probability a bit can have costs 11.4 bits; a symbol's bits are hardly ever all so unlikely.
     model = model or Model(contexts)
     out = np.empty(16 + 2 * contexts.bits * contexts.count, np.uint8)
-    size = _encode_kernel(values, contexts.bits, *contexts.arrays(), *model.arrays(contexts), out)  # pyright: ignore[reportCallIssue]
-    return out[:size].tobytes()
+    learned = *contexts.arrays(), *model.arrays(contexts)
+    size, low, high = _code_kernel(False, out, values.copy(), contexts.bits, *learned)  # pyright: ignore
+    # As few last bytes as name a number in [low, high], for the decoder reads zeros after the end.
+    steps = [1 << (32 - 8 * kept) for kept in range(5)]
+    last = [(int(low) + step - 1) // step * step for step in steps]
+    kept = next(k for k in range(5) if last[k] <= high)
+    return (out[: int(size)].tobytes() + last[kept].to_bytes(4, "big")[:kept]).rstrip(b"\0")
 
 
 def decode(data: bytes, contexts: Contexts, model: Model | None = None) -> NDArray[np.int32]:
     """Symbols [N] of what `encode` wrote with the same contexts. Other bytes give other symbols, never an error."""
     model = model or Model(contexts)
     out = np.empty(contexts.count, np.int32)
-    coded = np.frombuffer(data, np.uint8)
-    _decode_kernel(coded, contexts.bits, *contexts.arrays(), *model.arrays(contexts), out)  # pyright: ignore[reportCallIssue]
+    # A copy, for the kernel's type says that it may write.
+    coded = np.frombuffer(data, np.uint8).copy()
+    _code_kernel(True, coded, out, contexts.bits, *contexts.arrays(), *model.arrays(contexts))  # pyright: ignore
     return out
 
 
-def _tables() -> tuple[Int32s, Int32s, Int32s, Int32s]:
+def _tables() -> tuple[Int32s, Int16s, Int32s, Int16s]:
     """Squash [4096]: probability in 65536 ths of log odds; stretch [4096], its inverse; rate and trust by count."""
     # exp(1/256) to 128 binary digits by its series: integers, so that no machine's libm decides a table entry.
     one = 1 << 128
@@ -164,15 +182,23 @@ def _tables() -> tuple[Int32s, Int32s, Int32s, Int32s]:
         power = power * step >> 128
     squash[0] = squash[1]
     squash = squash.clip(_FAINTEST, _TREE_BITS - _FAINTEST)
-    stretch = np.searchsorted(squash, 16 * np.arange(4096) + 8).clip(1, 2 * _HALF - 1).astype(np.int32) - _HALF
+    stretch = np.searchsorted(squash, 16 * np.arange(4096) + 8).clip(1, 2 * _HALF - 1).astype(np.int16) - np.int16(
+        _HALF
+    )
     counts = np.arange(_COUNT_LIMIT + 1)
     rate = (_TREE_BITS * 2 // (2 * counts + 3)).astype(np.int32)
     # A counter that was never seen says nothing; from ten on it is believed nearly as much as ever.
-    trust = (256 * counts * 2 // (2 * counts + 3)).astype(np.int32)
+    trust = (256 * counts * 2 // (2 * counts + 3)).astype(np.int16)
     return squash, stretch, rate, trust
 
 
 TABLES = _tables()
+
+
+# The kernels' integers are unsigned and 32 bits wide where they can be: an index that may be negative costs a
+# comparison each time, and this code is where a file's decoding time goes.
+_W = np.uint32
+_U = np.uint64
 
 
 @numba.njit(inline="always")
@@ -195,96 +221,56 @@ def _find_contexts(i, symbols, sides, causal, folds, factors, base, bits, single
         first[1 + count + k] = base[1 + count + k] + (value << bits)
 
 
-@numba.njit(inline="always")
-def _predict(first, node, chance, seen, weight, squash, stretch, trust, said):  # noqa: ANN001, ANN202
-    """Probability, in 65536 ths, that the next bit is 1."""
-    dot = np.int64(0)
-    for k in range(len(first)):
-        slot = first[k] + node
-        said[k] = stretch[chance[slot] >> 4] * trust[seen[slot]] >> 8
-        dot += weight[k] * said[k]
-    return squash[min(max(dot >> 16, -2047), 2047) + 2048]
-
-
-@numba.njit(inline="always")
-def _learn(bit, p, first, node, chance, seen, weight, rate, said) -> None:  # noqa: ANN001
-    """Move counters and weights towards the bit that came."""
-    miss = ((bit << 16) - p) * _LEARNING
-    target = 65535 if bit else 0
-    for k in range(len(first)):
-        weight[k] += (said[k] * miss + 32768) >> 16
-        slot = first[k] + node
-        count = seen[slot]
-        chance[slot] += ((target - chance[slot]) * np.int64(rate[count])) >> 16
-        if count < _COUNT_LIMIT:
-            seen[slot] = count + 1
-
-
 @numba.njit(nogil=True, cache=True)
-def _encode_kernel(
-    symbols, bits, sides, causal, folds, factors, base, chance, seen, weights, squash, stretch, rate, trust, out
+def _code_kernel(
+    decoding, coded, symbols, bits, sides, causal, folds, factors, base, counters, weights, squash, stretch, rate, trust
 ):  # noqa: ANN001, ANN202
-    low, high, size = np.int64(0), np.int64(0xFFFFFFFF), 0
-    first, said = np.empty(len(base), np.int64), np.empty(len(base), np.int64)
-    single = np.empty(len(base), np.int64)
+    """Fill `symbols` from `coded`, or `coded` from `symbols`; bytes used, and the interval in which the code then lies.
+
+    Both directions in one function without helpers in its inner loop: they learn the same because they are the same,
+    and what numba adds to each inlined call, or array handed over, cost as much as the arithmetic.
+    """
+    low, high, code, at, end = _W(0), _W(0xFFFFFFFF), _W(0), _U(0), _U(len(coded))
+    inputs = len(base)
+    first, said, single = np.empty(inputs, np.uint64), np.empty(inputs, np.int32), np.empty(inputs, np.int64)
+    for _ in range(4 if decoding else 0):
+        code = _W((code << _W(8)) | (_W(coded[at]) if at < end else _W(0)))
+        at += _U(1)
     for i in range(len(symbols)):
         _find_contexts(i, symbols, sides, causal, folds, factors, base, bits, single, first)
-        node = 1
-        for place in range(bits - 1, -1, -1):
-            bit = (symbols[i] >> place) & 1
-            p = _predict(first, node, chance, seen, weights[node], squash, stretch, trust, said)
-            middle = low + (((high - low) * p) >> 16)
-            if bit:
-                high = middle
-            else:
-                low = middle + 1
-            _learn(bit, p, first, node, chance, seen, weights[node], rate, said)
-            node = 2 * node + bit
-            while (low ^ high) & 0xFF000000 == 0:
-                out[size] = high >> 24
-                size += 1
-                low = (low << 8) & 0xFFFFFFFF
-                high = ((high << 8) & 0xFFFFFFFF) | 255
-    # As few last bytes as name a number in [low, high], for the decoder reads zeros after the end.
-    for kept in range(5):
-        step = np.int64(1) << (32 - 8 * kept)
-        value = (low + step - 1) // step * step
-        if value <= high:
-            for k in range(kept):
-                out[size] = (value >> (24 - 8 * k)) & 255
-                size += 1
-            break
-    while size > 0 and out[size - 1] == 0:
-        size -= 1
-    return size
-
-
-@numba.njit(nogil=True, cache=True)
-def _decode_kernel(
-    coded, bits, sides, causal, folds, factors, base, chance, seen, weights, squash, stretch, rate, trust, symbols
-) -> None:  # noqa: ANN001, E501
-    low, high, code, at = np.int64(0), np.int64(0xFFFFFFFF), np.int64(0), 0
-    for _ in range(4):
-        code = (code << 8) | (np.int64(coded[at]) if at < len(coded) else 0)
-        at += 1
-    first, said = np.empty(len(base), np.int64), np.empty(len(base), np.int64)
-    single = np.empty(len(base), np.int64)
-    for i in range(len(symbols)):
-        _find_contexts(i, symbols, sides, causal, folds, factors, base, bits, single, first)
-        node = 1
-        for _ in range(bits):
-            p = _predict(first, node, chance, seen, weights[node], squash, stretch, trust, said)
-            middle = low + (((high - low) * p) >> 16)
-            bit = 1 if code <= middle else 0
-            if bit:
-                high = middle
-            else:
-                low = middle + 1
-            _learn(bit, p, first, node, chance, seen, weights[node], rate, said)
-            node = 2 * node + bit
-            while (low ^ high) & 0xFF000000 == 0:
-                low = (low << 8) & 0xFFFFFFFF
-                high = ((high << 8) & 0xFFFFFFFF) | 255
-                code = ((code << 8) & 0xFFFFFFFF) | (np.int64(coded[at]) if at < len(coded) else 0)
-                at += 1
-        symbols[i] = node - (1 << bits)
+        node, symbol = _U(1), _U(symbols[i])
+        for place in range(bits):
+            row = node * _U(inputs)
+            dot = np.int64(0)
+            for k in range(inputs):
+                counter = counters[first[_U(k)] + node]
+                says = np.int32(
+                    (np.int32(stretch[_U(counter >> _W(12))]) * np.int32(trust[_U(counter & _W(255))])) >> 8
+                )
+                said[_U(k)] = says
+                dot += np.int64(weights[row + _U(k)]) * says
+            p = squash[_U(min(max(dot >> 16, -2047), 2047) + 2048)]
+            middle = _W(low + _W((_U(high - low) * _U(p)) >> _U(16)))
+            # No branch on the bit: it is just what nobody can predict.
+            bit = _U(code <= middle) if decoding else (symbol >> _U(bits - 1 - place)) & _U(1)
+            high = middle if bit else high
+            low = low if bit else _W(middle + _W(1))
+            miss = ((np.int64(bit) << 16) - np.int64(p)) * _LEARNING
+            target = np.int64(bit) * 65535
+            for k in range(inputs):
+                weights[row + _U(k)] += np.int32((said[_U(k)] * miss + 32768) >> 16)
+                slot = first[_U(k)] + node
+                counter = counters[slot]
+                chance, count = np.int64(counter >> _W(8)), _U(counter & _W(255))
+                chance += ((target - chance) * rate[count]) >> 16
+                counters[slot] = _W((_W(chance) << _W(8)) | _W(count + _U(count < _U(_COUNT_LIMIT))))
+            node = _U(2) * node + bit
+            while (low ^ high) >> _W(24) == 0:
+                if decoding:
+                    code = _W((code << _W(8)) | (_W(coded[at]) if at < end else _W(0)))
+                else:
+                    coded[at] = high >> _W(24)
+                low, high = _W(low << _W(8)), _W((high << _W(8)) | _W(255))
+                at += _U(1)
+        symbols[i] = np.int64(node) - (1 << bits)
+    return at, low, high

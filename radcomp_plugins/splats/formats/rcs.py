@@ -50,7 +50,7 @@ from radcomp_plugins.splats.formats.rcs_quantise import (
     rotation_classes,
     wanted_depths,
 )
-from radcomp_plugins.splats.formats.rcs_streams import STREAMS, StreamModel, decode_palette, encode_palette
+from radcomp_plugins.splats.formats.rcs_streams import STREAMS, StreamModel, decode_palette, encode_palette, plan_plain
 from radcomp_plugins.splats.gaussians import Gaussians, num_sh_rest
 from radcomp_plugins.splats.order import smallest_columns
 
@@ -172,8 +172,12 @@ def encode_rcs(
         chunks.append(("SHPL", 0, encode_palette(entries)))
     if header.far:
         chunks.insert(0, ("FARP", 0, _pack_far(g["means"][order], header)))
+    values = {"SCAL": q.scales, "ROTN": q.rotations, "OPAC": q.opacities, "COLR": q.colours}
+    if palette is not None:
+        values["LABL"] = labels
+    header = replace(header, plain=plan_plain(header, values, rotation_classes(header, q.scales)))
     chunks.insert(0, ("HEAD", 0, header.pack()))
-    chunks += _encode_levels(header, q, labels)
+    chunks += _encode_levels(header, q, values)
     lacking = (header.count - FREE_COUNT) // COUNT_PER_BYTE - sum(len(data) for _, _, data in chunks)
     if lacking > 0:
         # A scene of all the same Gaussians would otherwise look like a bomb to the reader.
@@ -228,10 +232,10 @@ def decode_rcs(data: bytes, where: str, levels: int | None = None, *, prefix: bo
         **{"means": means, "quats": quats, "scales": dequantise_scales(header, scales)},
         **{"opacities": opacities, "sh0": colours, "shN": rest},
     }
-    scene = Gaussians(**{k: _tensor(v) for k, v in tensors.items()}, antialiased=header.antialiased)
-    if not bool(scene.finite().all()):
+    scene = {k: _tensor(v) for k, v in tensors.items()}
+    if not all(np.isfinite(v.numpy()).all() for v in scene.values()):
         raise InputError(f"{where}: decodes to numbers that are not finite: the file is damaged")
-    return scene
+    return Gaussians(**scene, antialiased=header.antialiased)
 
 
 _ALONE = ("SCAL", "OPAC", "COLR", "LABL")
@@ -246,12 +250,11 @@ def _width(header: Header) -> int:
     return 3 * num_sh_rest(header.degree)
 
 
-def _encode_levels(header: Header, q: Quantised, labels: Ints) -> list[tuple[str, int, bytes]]:
+def _encode_levels(header: Header, q: Quantised, values: dict[str, Ints]) -> list[tuple[str, int, bytes]]:
     """The chunks of every level of detail, the coarsest first."""
     slices = level_slices(header.levels, len(header.levels))
     side = rotation_classes(header, q.scales)
     wanted = wanted_depths(header, q.scales)
-    values = {"SCAL": q.scales, "ROTN": q.rotations, "OPAC": q.opacities, "COLR": q.colours, "LABL": labels}
 
     def stream(kind: str) -> list[bytes]:
         if kind == "POSN":

@@ -16,7 +16,10 @@ MAX_PALETTE = 65536
 ROTATION_CLASSES = 6
 DEPTH_UNIT = 2**16
 
-_FIXED = struct.Struct("<IIIBBBB3ddiidddd5B6B3d3d")
+COMPONENTS = 12
+"""Numbers of a Gaussian that streams hold: 3 scales, 3 rotations, opacity, 3 colours, 2 bytes of a label."""
+
+_FIXED = struct.Struct("<IIIBBBB3ddiidddd5B6B12B3d3d")
 
 
 class RotationClasses(NamedTuple):
@@ -50,6 +53,7 @@ class Header:
         sh_step: of the palette's numbers.
         classes: for rotations that are stored more coarsely.
         bits: of the symbols of scales, rotations, opacities and the three colour components.
+        plain: lowest bits that are stored as they are, of each of the 12 components (see `COMPONENTS`).
         colour_low: level 0 of Y, Co, Cg.
         colour_step: their steps.
         levels: Gaussians of each level of detail.
@@ -71,9 +75,17 @@ class Header:
     sh_step: float
     classes: RotationClasses
     bits: tuple[int, int, int, int, int, int]
+    plain: tuple[int, ...]
     colour_low: tuple[float, float, float]
     colour_step: tuple[float, float, float]
     levels: tuple[int, ...]
+
+    @property
+    def component_bits(self) -> tuple[int, ...]:
+        """Bits of each of the 12 components; of a label that fits into a byte the second has none to itself."""
+        scale, rotation, opacity, *colour = self.bits
+        label = max((self.palette - 1).bit_length(), 1)
+        return (*[scale] * 3, *[rotation] * 3, opacity, *colour, *((label - 8, 8) if label > 8 else (label, 1)))
 
     def pack(self) -> bytes:
         """The bytes of the chunk HEAD."""
@@ -81,6 +93,7 @@ class Header:
             *(self.count, self.far, self.palette, self.degree, self.antialiased, self.depth, len(self.levels)),
             *(*self.origin, self.side, self.depth_at_zero, self.depth_per_level),
             *(self.scale_low, self.scale_step, self.rotation_step, self.sh_step, *self.classes, *self.bits),
+            *self.plain,
             *(*self.colour_low, *self.colour_step),
         ]
         return _FIXED.pack(*flat) + struct.pack(f"<{len(self.levels)}I", *self.levels)
@@ -100,7 +113,7 @@ def unpack_header(data: bytes, where: str) -> Header:
         raise InputError(f"{where}: chunk HEAD has {len(data)} bytes for {levels} levels, expected 1 to {MAX_LEVELS}")
     header = Header(
         *(count, far, palette, degree, bool(antialiased), depth, v[7:10], v[10], v[11], v[12]),
-        *(v[13], v[14], v[15], v[16], RotationClasses(*v[17:22]), v[22:28], v[28:31], v[31:34]),
+        *(v[13], v[14], v[15], v[16], RotationClasses(*v[17:22]), v[22:28], v[28:40], v[40:43], v[43:46]),
         struct.unpack_from(f"<{levels}I", data, _FIXED.size),
     )
     _check(header, where)
@@ -118,6 +131,7 @@ def _check(h: Header, where: str) -> None:
         "depth per level": (h.depth_per_level, 0, 2**20),
         "bits": (min(h.bits), 1, 8),
         "bits of colour": (max(h.bits), 1, 8),
+        "coded bits": (min(b - p for b, p in zip(h.component_bits, h.plain, strict=True)), 1, 8),
         "smallest level": (min(h.levels), 1, h.count),
         "levels' sum": (sum(h.levels), h.count, h.count),
         "side": (h.side, 0.0, 1e39),

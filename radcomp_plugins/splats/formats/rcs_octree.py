@@ -10,6 +10,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -129,16 +130,16 @@ def decode_octree(data: bytes, wanted: Depths, depth: int, models: OctreeModels,
         occupancy = decode(parts.next(), contexts, models.occupancy)
         if (occupancy == 0).any():
             raise InputError(f"{where}: an octree cell of depth {level} has no children: the file is damaged")
-        owner, bit = np.nonzero((occupancy[:, None] >> np.arange(8)) & 1)
-        children = 8 * cells[owner] + bit
-        asked = _POPULATION[occupancy][owner] > 1
+        children, siblings = _children(cells, occupancy)
+        asked = siblings > 1
         lone = np.zeros(len(children), np.bool_)
-        contexts = _lone_contexts(_POPULATION[occupancy[owner[asked]]], np.full(int(asked.sum()), level))
+        contexts = _lone_contexts(siblings[asked], np.full(int(asked.sum()), level))
         lone[asked] = decode(parts.next(), contexts, models.lone) == 1
         done_codes.append(children[lone] << 3 * (depth - level))
         done_depths.append(np.full(int(lone.sum()), level, np.int64))
         done += int(lone.sum())
-        cells, parent = children[~lone], occupancy[owner[~lone]].astype(np.int64)
+        parent = np.repeat(occupancy.astype(np.int64), _POPULATION[occupancy])[~lone]
+        cells = children[~lone]
         if done + 2 * len(cells) > count:
             raise InputError(f"{where}: the octree holds more than {count} points: the file is damaged")
     shared = _unpack_shared(parts.next(), len(cells), count - done, where)
@@ -147,6 +148,21 @@ def decode_octree(data: bytes, wanted: Depths, depth: int, models: OctreeModels,
     codes, depths = np.concatenate(done_codes), np.concatenate(done_depths)
     order = np.argsort(codes, kind="stable")
     return _unpack_rest(parts.next(), codes[order], depths[order], wanted, depth, where)
+
+
+@numba.njit(nogil=True, cache=True)
+def _children(cells, occupancy):  # noqa: ANN001, ANN202
+    """Codes of the occupied children of cells, in order, and how many each one's parent has."""
+    children, siblings = np.empty(8 * len(cells), np.int64), np.empty(8 * len(cells), np.int64)
+    count = 0
+    for i in range(len(cells)):
+        begin = count
+        for bit in range(8):
+            if (occupancy[i] >> bit) & 1:
+                children[count] = 8 * cells[i] + bit
+                count += 1
+        siblings[begin:count] = count - begin
+    return children[:count].copy(), siblings[:count].copy()
 
 
 def _occupancy_contexts(parent: NDArray[np.int64], level: NDArray[np.int64]) -> Contexts:
@@ -176,21 +192,25 @@ def _unpack_rest(data: bytes, codes: Codes, have: Depths, wanted: Depths, depth:
     end = np.cumsum(length)
     if len(data) != (int(end[-1]) + 7) // 8:
         raise InputError(f"{where}: {len(data)} bytes of positions, expected {(int(end[-1]) + 7) // 8}: damaged")
-    # Words of 64 bits that begin at each byte, so that up to 57 bits lie in one; 60 are read in two halves.
-    padded = np.frombuffer(data + bytes(9), np.uint8)
-    half = length // 2
-    begin = end - length
-    rest = (_read_bits(padded, begin, half) << (length - half)) | _read_bits(padded, begin + half, length - half)
-    return Cells(codes | (rest << 3 * (depth - need)), need)
+    return Cells(_add_rest(np.frombuffer(data, np.uint8), codes, length, depth - need), need)
 
 
-def _read_bits(padded: NDArray[np.uint8], begin: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Numbers of `length` bits, at most 31, that begin at given bits."""
-    byte = begin >> 3
-    word = np.zeros(len(begin), np.int64)
-    for k in range(5):
-        word = (word << 8) | padded[byte + k]
-    return (word >> (40 - (begin & 7) - length)) & ((1 << length) - 1)
+@numba.njit(nogil=True, cache=True)
+def _add_rest(data, codes, length, coarser):  # noqa: ANN001, ANN202
+    """Codes with the plain bits below them; `coarser` levels remain 0."""
+    out = np.empty_like(codes)
+    at = 0
+    for i in range(len(codes)):
+        rest = np.int64(0)
+        left = length[i]
+        while left > 0:
+            free = 8 - (at & 7)
+            taken = min(free, left)
+            rest = (rest << taken) | ((np.int64(data[at >> 3]) >> (free - taken)) & ((1 << taken) - 1))
+            at += taken
+            left -= taken
+        out[i] = codes[i] | (rest << (3 * coarser[i]))
+    return out
 
 
 def _unpack_shared(data: bytes, cells: int, points: int, where: str) -> NDArray[np.int64]:

@@ -7,11 +7,12 @@ octree, a nearly round one a coarse rotation. Both are told from the scale level
 import math
 from dataclasses import dataclass, replace
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from radcomp_plugins.core import morton
-from radcomp_plugins.splats.formats.rcs_header import DEPTH_UNIT, MAX_DEPTH, Header, RotationClasses
+from radcomp_plugins.splats.formats.rcs_header import COMPONENTS, DEPTH_UNIT, MAX_DEPTH, Header, RotationClasses
 
 Array64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -104,9 +105,17 @@ class Quantised:
 
 def wanted_depths(header: Header, scales: Ints) -> Ints:
     """Depth [N] of the octree that suffices for Gaussians with these scale levels; integers, so the same everywhere."""
-    fine = header.depth_at_zero - header.depth_per_level * _two_largest(scales)
-    depth = -(-fine // DEPTH_UNIT)
-    return np.clip(depth, 0, header.depth)
+    return _wanted_depths(np.ascontiguousarray(scales), header.depth_at_zero, header.depth_per_level, header.depth)
+
+
+@numba.njit(nogil=True, cache=True)
+def _wanted_depths(scales, at_zero, per_level, deepest):  # noqa: ANN001, ANN202
+    out = np.empty(len(scales), np.int64)
+    for i in range(len(scales)):
+        a, b, c = scales[i, 0], scales[i, 1], scales[i, 2]
+        fine = at_zero - per_level * (a + b + c - min(a, b, c))
+        out[i] = min(max(-(-fine // DEPTH_UNIT), 0), deepest)
+    return out
 
 
 def _two_largest(scales: Ints) -> Ints:
@@ -116,8 +125,17 @@ def _two_largest(scales: Ints) -> Ints:
 
 def rotation_classes(header: Header, scales: Ints) -> Ints:
     """How often the rotation's step is doubled, [N], 0 for the thinnest to 5."""
-    width = scales.max(axis=1) - scales.min(axis=1)
-    return sum((width <= threshold).astype(np.int64) for threshold in header.classes)  # type: ignore[return-value]
+    return _rotation_classes(np.ascontiguousarray(scales), np.array(header.classes))
+
+
+@numba.njit(nogil=True, cache=True)
+def _rotation_classes(scales, thresholds):  # noqa: ANN001, ANN202
+    out = np.zeros(len(scales), np.int64)
+    for i in range(len(scales)):
+        a, b, c = scales[i, 0], scales[i, 1], scales[i, 2]
+        for k in range(len(thresholds)):
+            out[i] += max(a, b, c) - min(a, b, c) <= thresholds[k]
+    return out
 
 
 def colour_to_planes(rgb: Array64) -> Array64:
@@ -211,6 +229,7 @@ def plan_header(g: dict[str, Array64], settings: RcsSettings, degree: int, antia
         sh_step=0.0,
         classes=RotationClasses(*(min(limit, 255) for limit in limits)),
         bits=tuple(bits),  # type: ignore[arg-type]
+        plain=(0,) * COMPONENTS,
         colour_low=tuple(colour_low.tolist()),
         colour_step=tuple(steps.tolist()),
         levels=(len(g["means"]),),
@@ -248,18 +267,37 @@ def dequantise_scales(header: Header, levels: Ints) -> Array64:
 
 def dequantise_means(header: Header, codes: Ints, depths: Ints) -> Array64:
     """Middles [N, 3] of the cells of Morton codes at the octree's depth, each cell of its own depth."""
-    cells = morton.decode(codes)
-    width = 2 ** (header.depth - depths)
-    return np.array(header.origin) + (cells + width[:, None] / 2) * (header.side / 2.0**header.depth)
+    out = morton.decode(codes).astype(np.float64)
+    _to_middles(out, depths, header.depth, np.array(header.origin), header.side / 2.0**header.depth)
+    return out
+
+
+@numba.njit(nogil=True, cache=True)
+def _to_middles(cells, depths, deepest, origin, width) -> None:  # noqa: ANN001
+    for i in range(len(cells)):
+        half = (1 << (deepest - depths[i])) / 2
+        for k in range(3):
+            cells[i, k] = origin[k] + (cells[i, k] + half) * width
 
 
 def dequantise_quats(header: Header, levels: Ints, scales: Ints) -> Array64:
     """Unit quaternions [N, 4]; levels that no rotation has come out as some unit quaternion."""
-    step = header.rotation_step * 2.0 ** rotation_classes(header, scales)
-    xyz = (levels - _rotation_offset(header.rotation_step)) * step[:, None]
-    square = np.square(xyz).sum(axis=1, keepdims=True)
-    xyz = np.where(square > 1, xyz / np.sqrt(np.maximum(square, 1.0)), xyz)
-    return np.concatenate([np.sqrt(np.maximum(1 - square, 0.0)), xyz], axis=1)
+    classes = rotation_classes(header, scales)
+    offset = _rotation_offset(header.rotation_step)
+    return _to_quats(np.ascontiguousarray(levels), classes, header.rotation_step, offset)
+
+
+@numba.njit(nogil=True, cache=True)
+def _to_quats(levels, classes, finest, offset):  # noqa: ANN001, ANN202
+    out = np.empty((len(levels), 4))
+    for i in range(len(levels)):
+        step = finest * (1 << classes[i])
+        x, y, z = (levels[i, 0] - offset) * step, (levels[i, 1] - offset) * step, (levels[i, 2] - offset) * step
+        square = x * x + y * y + z * z
+        length = math.sqrt(max(square, 1.0))
+        out[i, 0] = math.sqrt(max(1 - square, 0.0))
+        out[i, 1], out[i, 2], out[i, 3] = x / length, y / length, z / length
+    return out
 
 
 def dequantise_opacity(header: Header, levels: Ints) -> Array64:
