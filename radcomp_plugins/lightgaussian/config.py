@@ -107,6 +107,9 @@ class LightGaussianPipelineConfig(SplatPipelineConfig):
     """Seed of pseudo views and of the codebook; every random draw depends on it and the step alone."""
     measure_stages: bool = True
     """Measure PSNR on the held-out views before and after each stage and write stages.json into the run folder."""
+    check_photos: bool = True
+    """Refuse to begin where the teacher's pictures of the training photos are hardly better than one colour: then the
+    photos are of another scene, or in another frame."""
     log_artifact: bool = False
     """Export the asset when training ends and log it with its report as a wandb artifact (needs --vis wandb)."""
 

@@ -13,12 +13,13 @@ from torch import Tensor
 from radcomp_plugins.core.files import read_json, write_json
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.lightgaussian.asset import export_run, log_wandb_artifact
+from radcomp_plugins.lightgaussian.belongs import check_photos, spread
 from radcomp_plugins.lightgaussian.config import LightGaussianPipelineConfig
 from radcomp_plugins.lightgaussian.model import LightGaussianModel
 from radcomp_plugins.lightgaussian.quantise import Quantised, quantise
 from radcomp_plugins.lightgaussian.stages import Stage, plan, stage_at, starting_at, total_steps
 from radcomp_plugins.splats.draw import picture
-from radcomp_plugins.splats.evaluate import HeldOutView, held_out_views, quality
+from radcomp_plugins.splats.evaluate import HeldOutView, composite, held_out_views, quality
 from radcomp_plugins.splats.fake_quantise import fake_quantiser
 from radcomp_plugins.splats.formats.rcs_quantise import RcsSettings
 from radcomp_plugins.splats.gaussians import Gaussians
@@ -115,8 +116,24 @@ class LightGaussianPipeline(SplatPipeline):
             for group in optimizer.param_groups:
                 group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
 
+    def check_photos(self) -> None:
+        """Refuse photos that do not show the teacher's scene.
+
+        Raises:
+            InputError: they do not.
+        """
+        batches, background = self.datamanager.cached_train, self.model._get_background_color().to(self.device)
+        some = spread(len(batches))
+        cameras = self.datamanager.train_dataset.cameras.to(self.device)
+        drawn = pinhole_views(cameras[torch.tensor(some)])
+        images = [composite(batches[i]["image"].to(self.device), background) for i in some]
+        views = [HeldOutView(view, image) for view, image in zip(drawn, images, strict=True)]
+        check_photos(self.teacher, views, background)
+
     def act(self, stage: Stage) -> None:
         """Change the scene as the stage says: prune, cut the SH, quantise, or take on a format's quantisers."""
+        if stage.start == 0 and stage is self.stages[0] and self.config.check_photos:
+            self.check_photos()
         if not self._report["stages"]:
             self.measure("teacher", stage.start)
         with torch.no_grad():
