@@ -13,8 +13,9 @@ from radcomp_plugins.splats.evaluate import HeldOutView
 from radcomp_plugins.splats.gaussians import Gaussians
 
 LEAST_GAIN_DB = 4.0
-"""How much better than one colour a scene's pictures of its photos have to be. Trained scenes had 15.8 to 20 dB more on
-three datasets; other scenes, half the size, and turns by 20 degrees or more had -10 to 3.4 (by 5 degrees, 4.0 to 6.0)."""
+"""How much better than one colour a scene's pictures of its photos have to be. Trained scenes had 15.8 to 20 dB
+more on three datasets; other scenes, half the size, and turns by 20 degrees or more had -10 to 3.4 (by 5 degrees, 4.0
+to 6.0)."""
 VIEWS = 6
 
 
