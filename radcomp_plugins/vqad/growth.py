@@ -172,7 +172,8 @@ def box_around_voxels(
     xyz = morton.decode(voxels)
     grid = np.zeros((2**level,) * 3, np.bool_)
     grid[tuple(xyz.T)] = True
-    labels = ndimage.label(grid, np.ones((3, 3, 3)))[0][tuple(xyz.T)]
+    bodies: Any = ndimage.label(grid, np.ones((3, 3, 3)))
+    labels = bodies[0][tuple(xyz.T)]
     mass = np.bincount(labels, seen.double().cpu().numpy())
     mine = torch.from_numpy(xyz[mass[labels] >= _SMALLEST_BODY * mass.sum()]).to(box)
     side = (box[1] - box[0]) / 2**level
