@@ -162,6 +162,8 @@ def compress(demo: Demo, work: "Workspace", name: str) -> None:
     config = preset(METHODS[name].preset, work.folder, work.settings["steps_scale"])
     config.pipeline.teacher = run_of(work, TEACHER)
     config.pipeline.datamanager.dataparser = dataset_parser(demo.data or work.folder / "scene")
+    # The teacher has just been trained on these very photos, however few its steps were.
+    config.pipeline.check_photos = False
     train(config, total_steps(plan(config.pipeline, 3)))
 
 

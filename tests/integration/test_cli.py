@@ -46,7 +46,7 @@ def student(place, teacher) -> Path:
         folder, "ns-train", "lightgaussian-tiny", "--pipeline.teacher", os.path.relpath(teacher, folder),
         "--pipeline.co-adaptation-steps", 2, "--pipeline.distillation-steps", 2, "--pipeline.vq-finetune-steps", 2,
         "--pipeline.vq-codebook-size", 8, "--output-dir", "runs", "--experiment-name", "tiny", "--timestamp", "s",
-        "--vis", "tensorboard",
+        "--vis", "tensorboard", "--pipeline.check-photos", False,
     ))  # fmt: skip
     return folder / "runs/tiny/lightgaussian-tiny/s"
 
