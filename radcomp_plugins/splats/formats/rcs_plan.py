@@ -28,7 +28,12 @@ from radcomp_plugins.splats.formats.rcs_quantise import (
     quantise,
     wanted_depths,
 )
-from radcomp_plugins.splats.formats.sog_writer import ASSUMED_PALETTE_ERROR, Palette, default_palette_size
+from radcomp_plugins.splats.formats.sog_writer import (
+    ASSUMED_PALETTE_ERROR,
+    Palette,
+    check_significance,
+    default_palette_size,
+)
 from radcomp_plugins.splats.gaussians import Gaussians
 from radcomp_plugins.splats.order import smallest_columns
 
@@ -51,10 +56,7 @@ def check_weights(gaussians: Gaussians, significance: Tensor | None) -> NDArray[
     Raises:
         ValueError: A wrong shape or range.
     """
-    weights = (paint(gaussians) if significance is None else significance).detach().cpu().double().numpy()
-    if weights.shape != (len(gaussians),) or not np.isfinite(weights).all() or (weights < 0).any():
-        raise ValueError(f"significance of shape {weights.shape}, expected ({len(gaussians)},), finite, not negative")
-    return weights
+    return check_significance(paint(gaussians) if significance is None else significance, len(gaussians))
 
 
 def level_order(codes: Ints, weights: NDArray[np.float64], levels: int | None) -> tuple[Ints, tuple[int, ...]]:

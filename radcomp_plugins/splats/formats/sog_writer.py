@@ -91,7 +91,7 @@ def write_sog(
         raise ValueError(f"position_bits {position_bits}, expected 8 to 16")
     if sh_levels is not None and not 2 <= sh_levels <= CODEBOOK_SIZE:
         raise ValueError(f"sh_levels {sh_levels}, expected 2 to {CODEBOOK_SIZE}")
-    weights = _check_significance(significance, len(gaussians))
+    weights = check_significance(significance, len(gaussians))
     with atomic_write(path, overwrite=overwrite) as file:
         palette = _palette(gaussians, palette_size, sh_palette, weights, seed)
         columns = smallest_columns(gaussians)
@@ -119,7 +119,12 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes, method: int) -> int:
     return entry.compress_size
 
 
-def _check_significance(significance: Tensor | None, count: int) -> Array64:
+def check_significance(significance: Tensor | None, count: int) -> Array64:
+    """The significance [N] as float64, all ones where there is none.
+
+    Raises:
+        ValueError: A wrong shape or range.
+    """
     if significance is None:
         return np.ones(count)
     weights = _numpy(significance)
@@ -139,7 +144,7 @@ def sog_plan(
     seed: int = 0,
 ) -> tuple[SogPlan, tuple[Float[Tensor, "K R 3"], Int[Tensor, " N"]] | None]:
     """The plan and the SH palette that `write_sog` makes from the same arguments; no palette without higher SH."""
-    weights = _check_significance(significance, len(gaussians))
+    weights = check_significance(significance, len(gaussians))
     palette = _palette(gaussians, palette_size, sh_palette, weights, seed)
     plan = _plan(smallest_columns(gaussians), weights, palette, sh_levels, position_bits)
     return plan, None if palette is None else (torch.from_numpy(palette[0]), torch.from_numpy(palette[1]))
