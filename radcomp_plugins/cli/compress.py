@@ -39,6 +39,8 @@ class Compress:
     """Training steps towards the original's own pictures after the search; 0 for none."""
     through_format: bool = True
     """Let that training see the decoded file, for .rcs, .sog and .spz; otherwise the scene before it is rounded."""
+    merging: bool = True
+    """Let neighbours become one, where that looks better than dropping Gaussians; otherwise some are only dropped."""
     views: int = 16
     """Virtual cameras to search and train with."""
     size: int = 256
@@ -67,7 +69,7 @@ class Compress:
             if not self.json:
                 CONSOLE.print(line, soft_wrap=True, highlight=False, markup=False)
 
-        effort = Effort(self.views, self.size, self.recovery_steps, self.seed, self.through_format)
+        effort = Effort(self.views, self.size, self.recovery_steps, self.seed, self.through_format, self.merging)
         result = compress(scene, self.output, goal, effort, overwrite=self.overwrite, progress=show)
         if self.json:
             sys.stdout.write(json.dumps({"schema_version": 1, **result}, indent=2) + "\n")

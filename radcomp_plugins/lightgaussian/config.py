@@ -61,6 +61,9 @@ class LightGaussianPipelineConfig(SplatPipelineConfig):
     prune_rounds: int = 2
     """Rounds in which they are pruned, each followed by co-adaptation. More rounds rank what has already adapted; they
     cost co_adaptation_steps each. The paper: 1. 0 switches pruning off."""
+    reduction: Literal["drop", "merge"] = "drop"
+    """How a round makes them fewer. `drop`: the least significant go, as in the paper. `merge`: neighbours that are
+    most alike become one (splats/merge.py)."""
     co_adaptation_steps: int = 2500
     """Training steps of the remaining Gaussians on the photos after each round. The paper: 5000 after its one."""
     sh_degree: int = 2

@@ -14,6 +14,7 @@ from radcomp_plugins.lightgaussian.quantise import Quantised
 from radcomp_plugins.splats.fake_quantise import FakeQuantiser, Palette, unpack_quantiser
 from radcomp_plugins.splats.formats.sog_writer import MAX_PALETTE
 from radcomp_plugins.splats.gaussians import Gaussians, num_sh_rest, sh_degree_of
+from radcomp_plugins.splats.merge import Merged
 from radcomp_plugins.splats.splatfacto import DeviceFreeSplatfactoModel
 
 STUDENT_OF = {
@@ -169,6 +170,16 @@ class LightGaussianModel(DeviceFreeSplatfactoModel):
         state = {"sh_labels": self.sh_labels, "significance": self.significance}
         remove(self.gauss_params, self.optimizers, state, ~keep)
         self.sh_labels, self.significance = state["sh_labels"], state["significance"]
+
+    @torch.no_grad()
+    def merge(self, merged: Merged) -> None:
+        """Take on merged Gaussians; each goes on with the optimizers' state of the one whose place it took."""
+        keep = torch.zeros(self.num_points, dtype=torch.bool, device=self.device)
+        keep[merged.place] = True
+        self.prune(keep)
+        for name, source in STUDENT_OF.items():
+            self.gauss_params[name].data.copy_(getattr(merged.scene, source).view_as(self.gauss_params[name]))
+        self.significance = merged.weights.to(self.significance)
 
     @torch.no_grad()
     def cut_sh(self, degree: int) -> None:

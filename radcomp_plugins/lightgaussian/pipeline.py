@@ -23,6 +23,7 @@ from radcomp_plugins.splats.evaluate import HeldOutView, composite, held_out_vie
 from radcomp_plugins.splats.fake_quantise import fake_quantiser
 from radcomp_plugins.splats.formats.rcs_quantise import RcsSettings
 from radcomp_plugins.splats.gaussians import Gaussians
+from radcomp_plugins.splats.merge import merge
 from radcomp_plugins.splats.pipeline import SplatPipeline
 from radcomp_plugins.splats.significance import contributions, most_significant, score
 from radcomp_plugins.splats.views import focus_of_cameras, jitter_positions, pinhole_views
@@ -142,13 +143,21 @@ class LightGaussianPipeline(SplatPipeline):
             else:
                 self.model.significance = self.measure_significance().float()
             if stage.action == "prune":
-                self.model.prune(most_significant(self.model.significance, stage.keep))
+                self._reduce(stage.keep)
             if stage.action == "quantise":
                 self._quantise()
             if stage.action == "encode":
                 self._encode()
         CONSOLE.log(f"{stage.name}: {self.model.num_points:,} Gaussians, SH degree {self.model.current_sh_degree()}")
         self.measure(stage.name, stage.start)
+
+    def _reduce(self, keep: float) -> None:
+        """Fewer Gaussians: drop the least significant, or merge neighbours."""
+        model = self.model
+        if self.config.reduction == "drop":
+            model.prune(most_significant(model.significance, keep))
+        else:
+            model.merge(merge(model.gaussians().detach(), model.significance, max(1, round(keep * model.num_points))))
 
     def _quantise(self) -> None:
         own = self.model.gauss_params["features_rest"].detach()

@@ -81,8 +81,9 @@ def plan(config: LightGaussianPipelineConfig, teacher_sh_degree: int) -> tuple[S
         stages.append(Stage(name, action, stages[-1].end if stages else 0, steps, keep))
 
     rounds = config.prune_rounds if config.prune_ratio > 0 else 0
+    verb = "merge" if config.reduction == "merge" else "prune"
     for index in range(rounds):
-        name = "prune" if rounds == 1 else f"prune {index + 1}/{rounds}"
+        name = verb if rounds == 1 else f"{verb} {index + 1}/{rounds}"
         add(name, "prune", config.co_adaptation_steps, keep=(1 - config.prune_ratio) ** (1 / rounds))
     if config.sh_degree < teacher_sh_degree:
         add(f"SH {teacher_sh_degree} to {config.sh_degree}", "distil", config.distillation_steps)

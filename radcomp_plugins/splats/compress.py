@@ -18,7 +18,7 @@ from radcomp_plugins.splats.formats.sog_writer import default_palette_size
 from radcomp_plugins.splats.gaussians import Gaussians
 from radcomp_plugins.splats.rate_control import Codec, Goal, Measured, Meter, Point, control, finite_scene, fit_size
 from radcomp_plugins.splats.recover import recover
-from radcomp_plugins.splats.significance import contributions, most_significant, score
+from radcomp_plugins.splats.significance import contributions, score
 from radcomp_plugins.splats.virtual_views import virtual_views
 
 TEST_SEED, CHOICE_SEED = 1, 2
@@ -121,6 +121,7 @@ class Effort:
         recovery_steps: of training towards the original's pictures once the settings are found; 0 for none.
         seed: of cameras and training.
         through_format: whether that training sees the decoded file, in formats that `fake_quantise` knows.
+        merging: whether neighbours may be merged, where that looks better than dropping Gaussians.
     """
 
     views: int = 16
@@ -128,6 +129,7 @@ class Effort:
     recovery_steps: int = 300
     seed: int = 0
     through_format: bool = True
+    merging: bool = True
 
 
 def compress(
@@ -162,7 +164,7 @@ def compress(
     scene = finite_scene(gaussians)
     views = virtual_views(scene, effort.views, effort.size, effort.seed)
     significance = score(scene, contributions(scene, views))
-    meter = Meter(scene, significance, codec, views)
+    meter = Meter(scene, significance, codec, views, merging=effort.merging)
     if goal == Goal():
         chosen = meter.measure(Point(len(scene), scene.sh_degree, 1.0, _default_palette(scene)))
     else:
@@ -186,17 +188,18 @@ def compress(
         "psnr_before_recovery": judge.psnr_of(codec.decode(before.data)),
         "coarse": chosen.point.coarse,
         "palette": chosen.point.palette,
+        "merged": meter.reducer.at(before.point.count).merged,
         "files_tried": len(meter.known),
     }
 
 
 def _recovered(meter: Meter, chosen: Measured, goal: Goal, effort: Effort) -> Measured:
     """The file of the trained scene if it is better on other views and keeps the goal, otherwise the chosen one."""
-    keep = most_significant(meter.significance, chosen.point.count / len(meter.original))
-    pruned = meter.original.select(keep).with_sh_degree(chosen.point.degree)
+    reduced = meter.reducer.at(chosen.point.count)
+    pruned = reduced.scene.with_sh_degree(chosen.point.degree)
     codec, quantiser, palette = meter.codec, None, None
     if effort.through_format:
-        quantiser, palette = quantiser_for(codec, pruned, chosen.point, meter.significance[keep])
+        quantiser, palette = quantiser_for(codec, pruned, chosen.point, reduced.significance)
     trained = recover(
         pruned, meter.original, meter.views, effort.recovery_steps, effort.seed, quantiser=quantiser, palette=palette
     )
@@ -204,7 +207,7 @@ def _recovered(meter: Meter, chosen: Measured, goal: Goal, effort: Effort) -> Me
         return chosen
     if quantiser is not None and isinstance(codec, RcsCodec | FileCodec):
         codec = replace(codec, options=quantiser.options())
-    after = Meter(trained, meter.significance[keep], codec, meter.views, meter.original)
+    after = Meter(trained, reduced.significance, codec, meter.views, meter.original, effort.merging)
     # The trained scene may code a little longer: then its least significant Gaussians go.
     if goal.size is None:
         fitted = after.measure(chosen.point)

@@ -16,7 +16,7 @@ from torch import Tensor
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.splats.comparison import SceneComparison
 from radcomp_plugins.splats.gaussians import Gaussians
-from radcomp_plugins.splats.significance import most_significant
+from radcomp_plugins.splats.reduce import Reducer
 from radcomp_plugins.splats.views import PinholeView
 
 SIZE_TOLERANCE = 0.02
@@ -139,6 +139,7 @@ class Meter:
         codec: The format.
         views: Cameras to compare in.
         reference: The scene whose pictures are the truth; None takes `original`.
+        merging: Whether Gaussians may be merged, where that looks better than dropping some.
     """
 
     def __init__(
@@ -148,17 +149,19 @@ class Meter:
         codec: Codec,
         views: Sequence[PinholeView],
         reference: Gaussians | None = None,
+        merging: bool = True,
     ) -> None:
         self.original, self.significance, self.codec = original, significance, codec
         self.views = views
         self.comparison = SceneComparison(original if reference is None else reference, views)
+        self.reducer = Reducer(original, significance, self.psnr_of, merging)
         self.known: dict[Point, Measured] = {}
 
     def encode(self, point: Point) -> bytes:
         """The file of a point."""
-        keep = most_significant(self.significance, point.count / len(self.original))
-        scene = self.original.select(keep).with_sh_degree(min(point.degree, self.original.sh_degree))
-        return self.codec.encode(scene, point, self.significance[keep])
+        reduced = self.reducer.at(point.count)
+        scene = reduced.scene.with_sh_degree(min(point.degree, self.original.sh_degree))
+        return self.codec.encode(scene, point, reduced.significance)
 
     def measure(self, point: Point) -> Measured:
         """The point, written, decoded and drawn."""

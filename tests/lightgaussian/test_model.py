@@ -11,6 +11,7 @@ from radcomp_plugins.lightgaussian.config import LightGaussianModelConfig
 from radcomp_plugins.lightgaussian.model import LightGaussianModel
 from radcomp_plugins.lightgaussian.quantise import Quantised
 from radcomp_plugins.splats.draw import picture
+from radcomp_plugins.splats.merge import merge
 from radcomp_plugins.teachers.load import gaussians_from_state, load_splats
 
 NAMES = ("means", "quats", "scales", "opacities", "features_dc", "features_rest")
@@ -205,3 +206,17 @@ def test_the_teachers_reader_sees_the_same_scene_in_the_checkpoint(lightgaussian
     read, trained = load_splats(lightgaussian_run.base_dir), lightgaussian_run.pipeline.model.gaussians()
     for name, tensor in trained.tensors.items():
         assert torch.equal(getattr(read, name), tensor), name
+
+
+def test_merging_keeps_the_moments_of_the_place():
+    teacher = make_scene()
+    model = with_optimizers(make_model(teacher))
+    scene = model.gaussians().detach()
+    merged = merge(scene, torch.arange(1.0, len(scene) + 1), 30)
+    before = {name: moments(model, name)[0].clone() for name in NAMES}
+    model.merge(merged)
+    for name, tensor in model.gaussians().tensors.items():
+        assert torch.equal(tensor, merged.scene.tensors[name]), name
+    for name in NAMES:
+        assert torch.equal(moments(model, name)[0], before[name][merged.place]), name
+    assert torch.equal(model.significance, merged.weights) and model.num_points == 30

@@ -144,6 +144,18 @@ def test_two_runs_have_the_same_bits(lightgaussian_run, teacher_ply, blender_dat
     assert_same(again.pipeline.state_dict(), lightgaussian_run.pipeline.state_dict())
 
 
+def test_merging_ends_at_the_same_counts_and_resumes_at_the_same_bits(teacher_ply, blender_data, tmp_path):
+    whole = train(lightgaussian_config(tmp_path / "whole", teacher_ply, blender_data, reduction="merge"))
+    rows = read_json(whole.base_dir / REPORT_NAME)["stages"]
+    assert [row["gaussians"] for row in rows] == [48, 34, 34] + [24] * 6
+    assert [row["stage"] for row in rows][1:4:2] == ["merge 1/2", "merge 2/2"]
+    config = lightgaussian_config(tmp_path / "resumed", teacher_ply, blender_data, reduction="merge")
+    config.load_dir, config.load_step = whole.checkpoint_dir, 3
+    resumed = train(config)
+    assert_same(resumed.pipeline.state_dict(), whole.pipeline.state_dict())
+    assert_same(optimizer_state(resumed), optimizer_state(whole))
+
+
 def test_stages_without_training_act_all_the_same(teacher_ply, blender_data, tmp_path):
     """Pruning before the first step, and quantisation after the last."""
     config = lightgaussian_config(

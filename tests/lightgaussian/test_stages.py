@@ -52,6 +52,7 @@ def test_a_format_is_trained_through_last():
 
 def test_one_round_is_not_numbered():
     assert names(prune_rounds=1)[0] == "prune"
+    assert names(prune_rounds=1, reduction="merge")[0] == "merge"
 
 
 def test_what_has_nothing_to_do_is_left_out():
