@@ -2,6 +2,7 @@
 
     python benchmarks/vqad_tables.py --data DATASET --output-dir benchmarks/results/vqad_chair
     python benchmarks/vqad_tables.py --data DATASET --method vqad-paper --steps 20000 --output-dir OUT
+    python benchmarks/vqad_tables.py --data DATASET --structure scene.vqad --steps 1000 --output-dir OUT
 
 Everything is trained by the same pipeline from the same settings, with as many steps: at full precision; by VQ-AD, from
 a k-means start half-way unless the method says otherwise; on k-means indices half-way that stay as they are (kmVQ +
@@ -32,8 +33,8 @@ from radcomp_plugins.core.files import read_json, write_json
 from radcomp_plugins.vqad import baselines
 from radcomp_plugins.vqad.asset import FileSettings, quality_of, settle
 from radcomp_plugins.vqad.baked_model import drawable
-from radcomp_plugins.vqad.bitstream import decode_scene, encode_scene, sizes_of
-from radcomp_plugins.vqad.field import VqadField, scene_from_field
+from radcomp_plugins.vqad.bitstream import decode_scene, encode_scene, read_scene, scene_file, sizes_of
+from radcomp_plugins.vqad.field import VqadField, field_from_scene, scene_from_field
 from radcomp_plugins.vqad.pipeline import VqadPipeline
 
 Row = dict[str, Any]
@@ -79,6 +80,11 @@ class VqadTables:
     """Where the octree comes from."""
     depth_dilation: int | None = None
     """Voxels that an octree from depth grows by; the preset's otherwise."""
+    rays: int | None = None
+    """Rays of a training step; the preset's otherwise."""
+    structure: Path | None = None
+    """A `.vqad` file, or the folder of an asset, whose box and octree all rows have from their first step on. Otherwise
+    each grows its own, for which short runs do not suffice where there is neither depth nor points."""
     lpips: bool = True
     """Measure LPIPS as well."""
 
@@ -145,9 +151,15 @@ class VqadTables:
         changes = {**baselines.training_changes(training, bits), "octree_from": self.octree_from, **more}
         if self.depth_dilation is not None:
             changes["depth_dilation"] = self.depth_dilation
+        if self.rays is not None:
+            config.pipeline.datamanager.train_num_rays_per_batch = self.rays
+        given = None if self.structure is None else field_from_scene(read_scene(scene_file(self.structure)).scene)
+        if given is not None:
+            levels = {"coarsest_level": given.octree.coarsest, "finest_level": given.octree.finest}
+            changes |= {**levels, "reshape_at": ()}
         for name, value in changes.items():
             setattr(config.pipeline.model, name, value)
-        run = Run(config, steps)
+        run = Run(config, steps, given)
         run.train(f"{training}, {bits} bits, seed {seed}")
         return run
 
@@ -198,6 +210,7 @@ class VqadTables:
         device = device_name("cuda" if torch.cuda.is_available() else "cpu")
         # The dataset by its name alone: where it lies is nobody's business.
         settings = {"method": self.method, "steps": self.steps, "data": self.data.resolve().name}
+        settings |= {"rays": self.rays, "structure": None if self.structure is None else self.structure.name}
         write_json(
             self.output_dir / "tables.json",
             {"schema_version": 1, "device": device, "settings": settings, "tables": dict(sorted(tables.items()))},
@@ -212,10 +225,11 @@ class Run:
     Attributes:
         pipeline: with the test photos as held-out views.
         steps: of training.
+        given: field whose octree and box are taken; None finds them.
         seconds: that training took.
     """
 
-    def __init__(self, config: Any, steps: int) -> None:
+    def __init__(self, config: Any, steps: int, given: VqadField | None = None) -> None:
         torch.manual_seed(config.pipeline.seed)
         random.seed(config.pipeline.seed)  # nerfstudio caches the images in an order that it draws
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -223,14 +237,17 @@ class Run:
         for group in config.optimizers.values():
             group["scheduler"].max_steps = steps
         self.optimizers = Optimizers(config.optimizers, self.pipeline.get_param_groups())
-        self.steps, self.seconds = steps, 0.0
+        self.steps, self.seconds, self.given = steps, 0.0, given
         self.views: list[Any] | None = None
 
     def train(self, label: str) -> None:
         """From the first step to the last."""
         self.pipeline.total_steps = self.steps
         begun = time.perf_counter()
-        self.pipeline.find_scene()
+        if self.given is None:
+            self.pipeline.find_scene()
+        else:
+            self.pipeline.model.start(self.given.octree.to(self.device), self.given.box, box_is_loose=False)
         self.pipeline.train()
         with get_progress(label, suffix="it/s") as progress:
             for step in progress.track(range(self.steps)):

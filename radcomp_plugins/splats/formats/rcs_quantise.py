@@ -50,10 +50,10 @@ class RcsSettings:
     position: float = 0.15
     scale: float = 0.15
     rotation: float = 0.02
-    opacity: float = 1 / 48
+    opacity: float = 1 / 24
     colour: float = 0.06
     palette: int | None = None
-    sh: float = 0.5
+    sh: float = 0.6
     levels: int | None = None
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class RcsSettings:
                 raise ValueError(f"RcsSettings.{name} is {value}, expected {low} to {high}")
 
     def scaled(self, factor: float) -> "RcsSettings":
-        """All steps but the palette's times a factor, as far as their ranges go."""
+        """All steps times a factor, as far as their ranges go."""
         return replace(
             self,
             position=min(max(self.position * factor, 1e-3), 4.0),
@@ -81,6 +81,7 @@ class RcsSettings:
             rotation=min(max(self.rotation * factor, 1 / 256), 0.5),
             opacity=min(max(self.opacity * factor, 1 / 255), 0.5),
             colour=min(max(self.colour * factor, 1e-3), 1.0),
+            sh=min(max(self.sh * factor, 0.05), 4.0),
         )
 
 
