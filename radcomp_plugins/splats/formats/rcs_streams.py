@@ -2,7 +2,7 @@
 
 Every component of an attribute is coded on its own, in the context of the components before it and of the same
 component of the Gaussian before it in Morton order, which lies near it in space. Its lowest bits are noise to every
-context: where coding them would save less than 1 part in 64 they are stored as they are, which is read many times
+context: where coding them would save less than 1 part in 128 they are stored as they are, which is read many times
 faster.
 """
 
@@ -24,7 +24,7 @@ STREAMS = ("SCAL", "ROTN", "OPAC", "COLR", "LABL")
 """Chunk kinds of the attributes; LABL only above SH degree 0."""
 
 
-PLAIN_COST = 1 + 1 / 64
+PLAIN_COST = 1 + 1 / 128
 """How many times as many bytes a component may take for the sake of speed."""
 
 PLAIN_SAMPLE = 2**16
