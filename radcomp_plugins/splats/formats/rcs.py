@@ -217,15 +217,16 @@ def decode_rcs(data: bytes, where: str, levels: int | None = None, *, prefix: bo
     with ThreadPoolExecutor(get_num_threads()) as pool:
         decoding = {k: pool.submit(_decode_stream, k, header, bodies, number, where) for k in kinds if k in _ALONE}
         if header.degree:
-            shpl = pool.submit(decode_palette, _body(data, chunks, "SHPL", 0, where), header.palette, _width(header))
+            body = _body(data, chunks, "SHPL", 0, where)
+            shpl = pool.submit(decode_palette, body, header.palette, _width(header), where)
         scales = decoding["SCAL"].result()
         positions = pool.submit(_decode_positions, header, bodies, scales, where)
         rotations = pool.submit(_decode_rotations, header, bodies, scales, where)
         if header.degree:
             rest = _decode_rest(header, shpl.result(), decoding["LABL"].result(), where)
-        means, quats = positions.result(), rotations.result()
         opacities = dequantise_opacity(header, decoding["OPAC"].result())
         colours = dequantise_colours(header, decoding["COLR"].result())
+        means, quats = positions.result(), rotations.result()
     if header.far:
         _place_far(_body(data, chunks, "FARP", 0, where), header, means, where)
     tensors = {
