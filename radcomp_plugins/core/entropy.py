@@ -5,7 +5,8 @@ their sum is the log odds of a 1, and each bit moves all of them against the err
 learned on the way. Nothing but the coded bits is stored: the decoder learns the same numbers from what it has decoded.
 
 This took the place of PAQ's mixing of counters (Mahoney 2005, "Adaptive Weighing of Context Models for Lossless Data
-Compression"), with a counter and a weight per context and three tables: half as fast, and files no smaller.
+Compression"), with a counter and a weight per context and three tables: it took nearly twice the time, and most files
+were larger.
 
 All is integer arithmetic on tables made by integer arithmetic, so that every machine decodes the same.
 """
