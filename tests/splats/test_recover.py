@@ -57,7 +57,7 @@ def test_no_steps_change_nothing() -> None:
 def test_training_through_a_format_gives_a_better_file(encoding: Encoding) -> None:
     """Steps so coarse that what they cost is most of the error: training before rounding cannot mend that."""
     original = cloud()
-    coarse = replace(RcsSettings(palette=8).scaled(4.0), sh=0.5)
+    coarse = replace(RcsSettings(palette=8).scaled(4.0), sh=0.5, opacity=1 / 12)
     quantiser, palette = fake_quantiser(encoding, original, palette_size=8, settings=coarse)
     if encoding == "sog":
         assert isinstance(quantiser.plan, SogPlan)

@@ -213,29 +213,30 @@ def decode_rcs(data: bytes, where: str, levels: int | None = None, *, prefix: bo
     if count > FREE_COUNT + COUNT_PER_BYTE * len(data):
         raise InputError(f"{where}: {count} Gaussians in {len(data)} bytes, not possible: the file is damaged")
     bodies = {(k, n): _body(data, chunks, k, n, where) for n in range(number) for k in kinds}
-    rest = np.zeros((count, 0, 3))
+    rest = torch.zeros((count, 0, 3))
     with ThreadPoolExecutor(get_num_threads()) as pool:
         decoding = {k: pool.submit(_decode_stream, k, header, bodies, number, where) for k in kinds if k in _ALONE}
         if header.degree:
-            shpl = pool.submit(decode_palette, _body(data, chunks, "SHPL", 0, where), header.palette, _width(header))
+            body = _body(data, chunks, "SHPL", 0, where)
+            shpl = pool.submit(decode_palette, body, header.palette, _width(header), where)
         scales = decoding["SCAL"].result()
         positions = pool.submit(_decode_positions, header, bodies, scales, where)
         rotations = pool.submit(_decode_rotations, header, bodies, scales, where)
         if header.degree:
             rest = _decode_rest(header, shpl.result(), decoding["LABL"].result(), where)
-        means, quats = positions.result(), rotations.result()
         opacities = dequantise_opacity(header, decoding["OPAC"].result())
         colours = dequantise_colours(header, decoding["COLR"].result())
+        means, quats = positions.result(), rotations.result()
     if header.far:
         _place_far(_body(data, chunks, "FARP", 0, where), header, means, where)
     tensors = {
         **{"means": means, "quats": quats, "scales": dequantise_scales(header, scales)},
-        **{"opacities": opacities, "sh0": colours, "shN": rest},
+        **{"opacities": opacities, "sh0": colours},
     }
     scene = {k: _tensor(v) for k, v in tensors.items()}
     if not all(np.isfinite(v.numpy()).all() for v in scene.values()):
         raise InputError(f"{where}: decodes to numbers that are not finite: the file is damaged")
-    return Gaussians(**scene, antialiased=header.antialiased)
+    return Gaussians(**scene, shN=rest, antialiased=header.antialiased)
 
 
 _ALONE = ("SCAL", "OPAC", "COLR", "LABL")
@@ -304,11 +305,13 @@ def _each_level(header: Header, count: int, work: Callable[[int, slice], Any]) -
     return [work(n, s) for n, s in enumerate(level_slices(header.levels, number))]
 
 
-def _decode_rest(header: Header, entries: Ints, labels: Ints, where: str) -> NDArray[np.float64]:
+def _decode_rest(header: Header, entries: Ints, labels: Ints, where: str) -> Float[Tensor, "N R 3"]:
+    """Rows of the palette; finite, for the header's step is."""
     index = labels[:, 0] if labels.shape[1] == 1 else 256 * labels[:, 0] + labels[:, 1]
     if index.max() >= header.palette:
         raise InputError(f"{where}: SH label {index.max()}, expected below {header.palette}: the file is damaged")
-    return dequantise_palette(entries, header.sh_step)[index]
+    # Made float32 while it is short: rows for all Gaussians are most of what is written to memory.
+    return _tensor(dequantise_palette(entries, header.sh_step))[torch.from_numpy(index)]
 
 
 def _pack_far(means: NDArray[np.float64], header: Header) -> bytes:

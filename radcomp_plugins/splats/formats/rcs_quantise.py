@@ -147,9 +147,16 @@ def colour_to_planes(rgb: Array64) -> Array64:
 
 def planes_to_colour(planes: Array64) -> Array64:
     """R, G, B of Y, Co, Cg along the last axis."""
-    y, co, cg = planes[..., 0], planes[..., 1], planes[..., 2]
-    middle = y - cg / 2
-    return np.stack([middle + co / 2, y + cg / 2, middle - co / 2], axis=-1)
+    return _to_rgb(planes.reshape(-1, 3)).reshape(planes.shape)
+
+
+@numba.njit(nogil=True, cache=True)
+def _to_rgb(planes):  # noqa: ANN001, ANN202
+    out = np.empty_like(planes)
+    for i in range(len(planes)):
+        y, co, cg = planes[i, 0], planes[i, 1] / 2, planes[i, 2] / 2
+        out[i, 0], out[i, 1], out[i, 2] = y - cg + co, y + cg, y - cg - co
+    return out
 
 
 def find_cube(means: Array64) -> tuple[Array64, float, NDArray[np.bool_]]:

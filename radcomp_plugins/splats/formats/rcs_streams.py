@@ -2,7 +2,7 @@
 
 Every component of an attribute is coded on its own, in the context of the components before it and of the same
 component of the Gaussian before it in Morton order, which lies near it in space. Its lowest bits are noise to every
-context: where coding them would save less than 1 part in 64 they are stored as they are, which is read many times
+context: where coding them would save less than 1 part in 128 they are stored as they are, which is read many times
 faster.
 """
 
@@ -24,10 +24,13 @@ STREAMS = ("SCAL", "ROTN", "OPAC", "COLR", "LABL")
 """Chunk kinds of the attributes; LABL only above SH degree 0."""
 
 
-PLAIN_COST = 1 + 1 / 64
+PLAIN_COST = 1 + 1 / 128
 """How many times as many bytes a component may take for the sake of speed."""
 
 PLAIN_SAMPLE = 2**16
+
+PALETTE_SMALL = 7
+"""Numbers of the SH palette up to this magnitude have symbols of 4 bits, the few beyond it 8 bits more."""
 
 
 def components(kind: str, header: Header) -> slice:
@@ -163,22 +166,41 @@ def _add_plain(data, plain, values) -> None:  # noqa: ANN001
 
 def encode_palette(levels: Ints) -> bytes:
     """Bytes of the SH palette's numbers [K, D], each -127 to 127."""
-    return encode((levels + 128).reshape(-1), _palette_contexts(*levels.shape))
+    values = levels.reshape(-1)
+    large = np.abs(values) > PALETTE_SMALL
+    small = encode(np.where(large, 0, values + PALETTE_SMALL + 1), _small_contexts(*levels.shape))
+    return _SIZE.pack(len(small)) + small + encode(values[large] + 128, _large_contexts(large, levels.shape[1]))
 
 
-def decode_palette(data: bytes, entries: int, width: int) -> Ints:
-    """Numbers [entries, width], -128 to 127."""
-    return decode(data, _palette_contexts(entries, width)).reshape(entries, width).astype(np.int64) - 128
+def decode_palette(data: bytes, entries: int, width: int, where: str) -> Ints:
+    """Numbers [entries, width], -128 to 127.
+
+    Raises:
+        InputError: the chunk is shorter than it says.
+    """
+    size = _SIZE.unpack_from(data)[0] if len(data) >= _SIZE.size else -1
+    if not 0 <= size <= len(data) - _SIZE.size:
+        raise InputError(f"{where}: a piece of {size} bytes in a palette of {len(data)}: the file is damaged")
+    end = _SIZE.size + size
+    symbols = decode(data[_SIZE.size : end], _small_contexts(entries, width))
+    values, large = symbols.astype(np.int64) - PALETTE_SMALL - 1, symbols == 0
+    values[large] = decode(data[end:], _large_contexts(large, width)) - 128
+    return values.reshape(entries, width)
 
 
-def _palette_contexts(entries: int, width: int) -> Contexts:
+def _small_contexts(entries: int, width: int) -> Contexts:
     """Each number in the context of its coefficient and channel, and of how large the two before it are."""
     count = entries * width
-    place = np.arange(count)
-    size = np.abs(np.arange(-1, 256) - 128)
-    fold = np.where(size == 129, 0, 1 + np.minimum(size, 8))
+    place = np.arange(count, dtype=np.int32)
+    # Symbol 0 stands for a large number, and is as far as that from the symbol of the number 0.
+    fold = np.r_[0, 1 + np.abs(np.arange(2 * PALETTE_SMALL + 2) - PALETTE_SMALL - 1)]
     causal = [(np.where(place % width >= back, place - back, -1), fold) for back in (1, 3)]
-    return Contexts(8, count, [(place % width, width)], causal, [(0, 1)])
+    return Contexts(4, count, [(place % width, width)], causal, [(0, 1)])
+
+
+def _large_contexts(large: NDArray[np.bool_], width: int) -> Contexts:
+    place = np.flatnonzero(large) % width
+    return Contexts(8, len(place), [(place, width)])
 
 
 def _neighbours(count: int, bits: int, number: int) -> list[tuple[NDArray[np.int32], Ints]]:
