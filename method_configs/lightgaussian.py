@@ -81,3 +81,21 @@ lightgaussian_tiny = MethodSpecification(
     ),
     description="LightGaussian in minutes on two CPU cores.",
 )
+
+lightgaussian_rcs_tiny = MethodSpecification(
+    config=lightgaussian_run(
+        "lightgaussian-rcs-tiny",
+        LightGaussianPipelineConfig(
+            reduction="merge",
+            prune_ratio=0.7,
+            co_adaptation_steps=2000,
+            sh_degree=3,
+            vq_codebook_size=1024,
+            vq_finetune_steps=1500,
+            encoding="rcs",
+            encoding_steps=2500,
+            encoding_coarse=1.58,
+        ),
+    ),
+    description="LightGaussian to the smallest .rcs file, on two CPU cores: merged, and trained through the format.",
+)

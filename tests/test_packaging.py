@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = {
     *("splatfacto-tiny", "nerfacto-tiny", "zipnerf-torch", "zipnerf-torch-tiny"),
-    *("lightgaussian", "lightgaussian-paper", "lightgaussian-tiny"),
+    *("lightgaussian", "lightgaussian-paper", "lightgaussian-tiny", "lightgaussian-rcs-tiny"),
     *("smerf", "smerf-large", "smerf-paper", "smerf-tiny"),
     *("kilonerf", "kilonerf-paper", "kilonerf-tiny"),
     *("vqad", "vqad-paper", "vqad-tiny"),
