@@ -20,6 +20,8 @@ from radcomp_plugins.splats.fake_quantise import (
 )
 from radcomp_plugins.splats.formats.rcs_quantise import RcsSettings
 from radcomp_plugins.splats.formats.registry import read_splats, write_splats
+from radcomp_plugins.splats.formats.spz import default_fraction_bits
+from radcomp_plugins.splats.formats.spz_packed import SpzPlan
 from radcomp_plugins.splats.gaussians import Gaussians, num_sh_rest
 
 ENCODINGS = ("sog", "spz", "rcs")
@@ -152,6 +154,13 @@ def test_each_axis_gets_its_own_gradient_when_axes_are_renamed() -> None:
         assert plain is not None and passed is not None
         cosine = torch.nn.functional.cosine_similarity(plain, passed, dim=1)
         assert float(cosine.median()) > 0.999 and float((cosine > 0.9).double().mean()) > 0.97
+
+
+def test_spz_leaves_room_to_move_out() -> None:
+    """2000 lies within 12 bits after the point, which reach to 2048; a tenth more does not."""
+    g = replace(scene(1, 0), means=torch.tensor([[2000.0, 0.0, 0.0]]), scales=torch.full((1, 3), -9.0))
+    q, _ = fake_quantiser("spz", g)
+    assert isinstance(q.plan, SpzPlan) and (default_fraction_bits(g), q.plan.fraction_bits) == (12, 11)
 
 
 def test_straight_through_is_exact_and_the_identity() -> None:
