@@ -56,6 +56,7 @@ def test_live_submodels() -> None:
     # K = 2 cells by sign: (-,-,-) is 0, (+,-,-) is 4, (+,+,+) is 7.
     origins = torch.tensor([[-0.5, -0.5, -0.5], [0.9, -0.1, -0.9], [1.0, 1.0, 1.0], [0.2, 0.3, 0.4]])
     assert live_submodels(origins, 2) == (0, 4, 7)
+    assert live_submodels(torch.tensor([[-0.5, 0.5, -0.5]]), 2) == (2,)
 
 
 @pytest.mark.parametrize(
