@@ -50,6 +50,7 @@ def test_unit_frame_holds_all_cameras() -> None:
     frame = unit_frame(origins, camera_room=0.5)
     unit = origins.numpy() @ frame[:, :3].T + frame[:, 3]
     assert np.abs(unit).max() == pytest.approx(0.5)
+    np.testing.assert_array_equal(unit_frame(torch.zeros(2, 3)), np.eye(4)[:3])
 
 
 def test_live_submodels() -> None:
