@@ -171,6 +171,13 @@ def test_straight_through_is_exact_and_the_identity() -> None:
     assert x.grad is not None and x.grad.tolist() == [2.0, 3.0, 4.0]
 
 
+def test_a_checkpoint_of_17_bits_is_refused() -> None:
+    data = fake_quantiser("sog", scene(5, 0))[0].pack()
+    assert data.count(b'"position_bits": 16') == 1
+    with pytest.raises(InputError, match="a plan of a SOG file with arrays of wrong sizes"):
+        unpack_quantiser(data.replace(b'"position_bits": 16', b'"position_bits": 17'), scene(5), None)
+
+
 @pytest.mark.parametrize("data", [b"sog{}", b"sognothing", b"rcs", b"spz123", b"ply", b""])
 def test_a_damaged_checkpoint_is_one_line(data: bytes) -> None:
     with pytest.raises(InputError, match=r"quantisers b'\w*' in a checkpoint"):
