@@ -41,6 +41,13 @@ def test_depth_maps_lead_to_the_surface(ball_data: Path) -> None:
     assert len(grown.voxels[-1]) > 1.5 * len(octree.voxels[-1])
 
 
+def test_depth_outside_of_the_scene_box_does_not_stretch_the_cube(ball_data: Path) -> None:
+    cut = torch.tensor([[-1.0, -1.0, -RADIUS / 2], [1.0] * 3])
+    _, box = growth.octree_from_depth(dataset(ball_data), cut, 2, 4, 0)
+    # The ball from -r / 2 to r.
+    assert float(box[:, 2].mean()) == pytest.approx(RADIUS / 4, abs=0.05 * RADIUS)
+
+
 @pytest.mark.parametrize("alpha, seen", [(127, False), (128, True)])
 def test_depth_counts_where_a_photo_is_at_least_half_opaque(ball_data: Path, alpha: int, seen: bool) -> None:
     images = dataset(ball_data)
