@@ -67,10 +67,10 @@ def unit_frame(origins: Float[Tensor, "cameras 3"], camera_room: float = 1.0) ->
         camera_room: largest coordinate that a camera gets, in (0, 1].
 
     Returns:
-        [3, 4] scene-to-unit matrix.
+        [3, 4] scene-to-unit matrix; the identity where all cameras are at the origin.
 
     Raises:
-        InputError: no camera, or one that is not finite, or all of them at the origin.
+        InputError: no camera, or one that is not finite.
     """
     if len(origins) == 0 or not bool(torch.isfinite(origins).all()):
         raise InputError(f"{len(origins)} training cameras, not all finite: expected at least one, with finite poses")

@@ -189,7 +189,9 @@ def side_of(box: Float[Tensor, "2 3"]) -> float:
 
 def voxels_in_other_box(voxels: Codes, level: int, box: Float[Tensor, "2 3"], other: Float[Tensor, "2 3"]) -> Codes:
     """Voxels of the same level of another box's grid that voxels reach into."""
-    parts = torch.linspace(0.02, 0.98, 5)
+    # Nearer together than the other grid's voxels are wide.
+    finer = int(((box[1] - box[0]) / (other[1] - other[0])).max())
+    parts = torch.linspace(0.02, 0.98, max(5, finer + 2))
     grid = torch.stack(torch.meshgrid(parts, parts, parts, indexing="ij"), dim=-1).reshape(1, -1, 3)
     low = torch.from_numpy(morton.decode(voxels)).float()
     points = ((low[:, None] + grid) / 2**level).reshape(-1, 3).to(box)

@@ -107,6 +107,8 @@ def test_progress_runs_from_0_to_1_and_no_further():
         ("vq_batch_size", 0),
         ("vq_decay", 1.0),
         ("lr_final_factor", 0.0),
+        ("encoding_coarse", 9.0),
+        ("encoding_steps", -1),
     ],
 )
 def test_bad_values_are_named_with_their_range(field, value):

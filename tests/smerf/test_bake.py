@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import torch
 from analytic_teacher import orbit_rays
+from baked_scenes import toy_scene
+from nerfstudio.cameras.cameras import Cameras
+from tiny_students import small_model
 
 from radcomp_plugins.core.metrics import psnr
 from radcomp_plugins.errors import InputError
@@ -15,14 +18,18 @@ from radcomp_plugins.smerf.bake import (
     bake,
     bake_submodel,
     restrict,
+    seen_cells,
     without_floaters,
 )
+from radcomp_plugins.smerf.bake_views import view_rays
+from radcomp_plugins.smerf.empty_space import unpack_cells
 from radcomp_plugins.smerf.field import denormalise, quantise
 from radcomp_plugins.smerf.formats.smerf import read_smerf, write_smerf
-from radcomp_plugins.smerf.layout import BakedScene, Layout
+from radcomp_plugins.smerf.layout import BakedScene, Layout, TestFrame
 from radcomp_plugins.smerf.model import SmerfModel
 from radcomp_plugins.smerf.reach import cells_of_voxels, needed_blocks, needed_texels, needed_voxels
 from radcomp_plugins.smerf.render import Renderer
+from radcomp_plugins.smerf.submodels import Submodels
 
 
 def views_of(model: SmerfModel, patches: int = 3000) -> list[ViewRays]:
@@ -131,8 +138,6 @@ def test_baked_looks_like_the_student(trained_student: SmerfModel, baked: BakedS
 
 def test_fewer_cells_than_training_had(trained_student: SmerfModel, baked: BakedScene) -> None:
     # Training occupies what touches a surface; baking keeps what is seen.
-    from radcomp_plugins.smerf.empty_space import unpack_cells
-
     kept = int(unpack_cells(baked.submodels[0].occupancy).sum())
     assert 0 < kept < int(trained_student.occupancy.cells.sum())
 
@@ -153,6 +158,90 @@ def test_floaters_go_and_thin_things_stay() -> None:
     left = without_floaters(cells, 2)
     assert not left[2, 2, 2] and int(left.sum()) == 10
     assert bool((without_floaters(cells, 0) == cells).all())
+
+
+def view_of(frame: TestFrame, row: int) -> ViewRays:
+    x, y = np.meshgrid(np.linspace(-0.6, 0.6, 30), np.linspace(-0.4, 0.4, 20))
+    along = np.stack([x, y, -np.ones_like(x)], axis=-1).reshape(-1, 3) @ frame.c2w[:, :3].T
+    directions = along / np.linalg.norm(along, axis=1, keepdims=True)
+    return ViewRays(row, np.broadcast_to(frame.c2w[:, 3], directions.shape), directions)
+
+
+def test_what_is_seen_is_marked_in_the_submodel_of_the_view() -> None:
+    scene = toy_scene(T=64, S=16, K=2)
+    submodels = [scene.submodels[index] for index in scene.layout.alive]
+
+    def seen(near: float, threshold: float) -> list[np.ndarray]:
+        return seen_cells(submodels, scene.layout, [view_of(scene.test_frames[2], 1)], near, threshold)
+
+    first, second = seen(0.05, 0.005)
+    assert not first.any() and second.any()
+    # But for a step that ends on a border, only what is occupied is seen.
+    assert (second & unpack_cells(submodels[1].occupancy)).sum() > 0.95 * second.sum()
+    # No weight is above 1, and nothing lies beyond a million.
+    assert not seen(0.05, 1.0)[1].any() and not seen(1e6, 0.005)[1].any()
+
+
+def test_what_training_did_not_work_in_is_not_kept_if_it_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that ends on the border of an occupied cell may mark the next one."""
+    occupied = np.zeros((1, 32, 32, 32), np.bool_)
+    occupied[0, 10:14, 10:14, 10:14] = True
+    monkeypatch.setattr("radcomp_plugins.smerf.bake.seen_cells", lambda *_: [np.ones((32, 32, 32), np.bool_)])
+    (submodel,) = bake(small_model().field, occupied, [], 0.05, BakeSettings())
+    assert int(unpack_cells(submodel.occupancy).sum()) == 4**3
+
+
+UNIT = np.array([[-0.5] * 3, [0.5] * 3])
+
+
+def two_cameras() -> tuple[Cameras, Submodels]:
+    """Pictures of 10 x 8 pixels from two cameras, at `UNIT` of the unit frame."""
+    submodels = Submodels(Layout(64, 16, 2, 0.8, (0, 7), np.array([[0.5, 0, 0, 0.1], [0, 0.5, 0, 0], [0, 0, 0.5, 0]])))
+    poses = torch.eye(4)[:3].repeat(2, 1, 1)
+    poses[:, :, 3] = torch.tensor([[-1.2, -1.0, -1.0], [0.8, 1.0, 1.0]])
+    return Cameras(poses, 10.0, 10.0, 5.0, 4.0, 10, 8), submodels
+
+
+def views_to_bake_by(seed: int = 0, max_rays: int = 80) -> list[ViewRays]:
+    return list(view_rays(*two_cameras(), sigma=0.01, max_angle=0.1, max_rays=max_rays, seed=seed))
+
+
+def angle_between(a: np.ndarray, b: np.ndarray) -> float:
+    """The angle of the rotation that turns directions `a` [N, 3] to `b`."""
+    rotation = np.linalg.lstsq(a.astype(np.float64), b, rcond=None)[0]
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-4)
+    return float(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1)))
+
+
+def test_views_to_bake_by_are_photos_moved_ones_and_ones_between() -> None:
+    cameras, submodels = two_cameras()
+    moved_by, turned, along, turned_between = [], [], [], []
+    for seed in range(20):
+        views = views_to_bake_by(seed)
+        assert len(views) == 6
+        for view in views:
+            assert np.ptp(view.origins, axis=0).max() < 1e-6
+            assert view.row == int(submodels.assign(torch.from_numpy(view.origins[:1])))
+        for index in (0, 1):
+            plain = cameras.generate_rays(camera_indices=index, keep_shape=True).directions.reshape(-1, 3).numpy()
+            photo, moved, between = views[3 * index : 3 * index + 3]
+            np.testing.assert_allclose(photo.origins[0], UNIT[index], atol=1e-6)
+            np.testing.assert_allclose(photo.directions, plain, atol=1e-6)
+            moved_by.append(moved.origins[0] - UNIT[index])
+            turned.append(angle_between(plain, moved.directions))
+            share = (between.origins[0] - UNIT[index]) / (UNIT[1 - index] - UNIT[index])
+            assert np.ptp(share) < 1e-5
+            along.append(float(share[0]))
+            turned_between.append(angle_between(plain, between.directions))
+    assert 0.008 < np.std(moved_by) < 0.012 and 0.08 < max(turned) <= 0.1
+    assert 0 <= min(along) and 0.7 < max(along) < 1 and 0.32 < max(turned_between) <= 0.4
+
+
+@pytest.mark.parametrize("max_rays, most", [(80, 80), (20, 20), (19, 12)])
+def test_large_views_are_thinned_out(max_rays: int, most: int) -> None:
+    """To every second of 10 x 8 pixels, or to every third."""
+    counts = {len(view.origins) for view in views_to_bake_by(max_rays=max_rays)}
+    assert max(counts) <= most and min(counts) >= 6
 
 
 def test_nothing_seen_is_an_error(trained_student: SmerfModel) -> None:

@@ -50,12 +50,14 @@ def test_unit_frame_holds_all_cameras() -> None:
     frame = unit_frame(origins, camera_room=0.5)
     unit = origins.numpy() @ frame[:, :3].T + frame[:, 3]
     assert np.abs(unit).max() == pytest.approx(0.5)
+    np.testing.assert_array_equal(unit_frame(torch.zeros(2, 3)), np.eye(4)[:3])
 
 
 def test_live_submodels() -> None:
     # K = 2 cells by sign: (-,-,-) is 0, (+,-,-) is 4, (+,+,+) is 7.
     origins = torch.tensor([[-0.5, -0.5, -0.5], [0.9, -0.1, -0.9], [1.0, 1.0, 1.0], [0.2, 0.3, 0.4]])
     assert live_submodels(origins, 2) == (0, 4, 7)
+    assert live_submodels(torch.tensor([[-0.5, 0.5, -0.5]]), 2) == (2,)
 
 
 @pytest.mark.parametrize(

@@ -27,17 +27,18 @@ def test_equal_scenes_are_as_near_as_can_be() -> None:
     assert found.psnr == pytest.approx(100) and found.ssim == pytest.approx(1) and found.per_view == (100.0, 100.0)
 
 
-def test_a_scene_is_compared_on_black_and_on_white() -> None:
-    """A scene that is fainter, so that what is behind it counts."""
-    other = replace(blob(), opacities=torch.full((40,), -1.0))
+@pytest.mark.parametrize("colour", [0.0, 4.0])
+def test_a_scene_is_compared_on_black_and_on_white(colour: float) -> None:
+    """A scene that is fainter, so that what is behind it counts; brighter than white, as far as can be shown."""
+    other = replace(blob(colour), opacities=torch.full((40,), -1.0))
     views = virtual_views(blob(), 3, 24)
     errors, similar = [], []
     for view in views:
-        (a, alpha), (b, beta) = draw(blob(), view)[:2], draw(other, view)[:2]
+        (a, alpha), (b, beta) = draw(blob(colour), view)[:2], draw(other, view)[:2]
         on = [((a + (1 - alpha) * c).clamp(0, 1), (b + (1 - beta) * c).clamp(0, 1)) for c in (0.0, 1.0)]
         errors.append([float((x - y).double().square().mean()) for x, y in on])
         similar += [float(ssim(x.permute(2, 0, 1)[None], y.permute(2, 0, 1)[None])) for x, y in on]
-    comparison = SceneComparison(blob(), views)
+    comparison = SceneComparison(blob(colour), views)
     found = comparison.similarity(other)
     pooled = -10 * math.log10(sum(map(sum, errors)) / 6)
     assert found.psnr == pytest.approx(pooled, abs=1e-4) == comparison.psnr_of(other)

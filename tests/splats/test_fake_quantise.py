@@ -20,6 +20,8 @@ from radcomp_plugins.splats.fake_quantise import (
 )
 from radcomp_plugins.splats.formats.rcs_quantise import RcsSettings
 from radcomp_plugins.splats.formats.registry import read_splats, write_splats
+from radcomp_plugins.splats.formats.spz import default_fraction_bits
+from radcomp_plugins.splats.formats.spz_packed import SpzPlan
 from radcomp_plugins.splats.gaussians import Gaussians, num_sh_rest
 
 ENCODINGS = ("sog", "spz", "rcs")
@@ -154,12 +156,26 @@ def test_each_axis_gets_its_own_gradient_when_axes_are_renamed() -> None:
         assert float(cosine.median()) > 0.999 and float((cosine > 0.9).double().mean()) > 0.97
 
 
+def test_spz_leaves_room_to_move_out() -> None:
+    """2000 lies within 12 bits after the point, which reach to 2048; a tenth more does not."""
+    g = replace(scene(1, 0), means=torch.tensor([[2000.0, 0.0, 0.0]]), scales=torch.full((1, 3), -9.0))
+    q, _ = fake_quantiser("spz", g)
+    assert isinstance(q.plan, SpzPlan) and (default_fraction_bits(g), q.plan.fraction_bits) == (12, 11)
+
+
 def test_straight_through_is_exact_and_the_identity() -> None:
     x = torch.tensor([1e8, -3.0, 1e-8], requires_grad=True)
     got = straight_through(x, np.array([1.0, 2.0, 3.0]))
     assert got.tolist() == [1.0, 2.0, 3.0]
     (got * torch.tensor([2.0, 3.0, 4.0])).sum().backward()
     assert x.grad is not None and x.grad.tolist() == [2.0, 3.0, 4.0]
+
+
+def test_a_checkpoint_of_17_bits_is_refused() -> None:
+    data = fake_quantiser("sog", scene(5, 0))[0].pack()
+    assert data.count(b'"position_bits": 16') == 1
+    with pytest.raises(InputError, match="a plan of a SOG file with arrays of wrong sizes"):
+        unpack_quantiser(data.replace(b'"position_bits": 16', b'"position_bits": 17'), scene(5), None)
 
 
 @pytest.mark.parametrize("data", [b"sog{}", b"sognothing", b"rcs", b"spz123", b"ply", b""])

@@ -1,6 +1,8 @@
 """Facts of splat files: counts, what was left out, ranges, and the shares of the attributes."""
 
+import gzip
 import math
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +46,14 @@ def test_facts_of_a_file(tmp_path: Path) -> None:
     assert facts["not finite"] == 0 and "warnings" not in facts and "unpacked" not in facts["parts"][0]
     write_splats(tmp_path / "a.glb", scene())
     assert describe_file(tmp_path / "a.glb")["frame"] == GLTF_FRAME
+
+
+def test_what_reader_and_parts_both_warn_of_is_told_once(tmp_path: Path) -> None:
+    """One Gaussian of SH degree 4 in an .spz of version 3: 16 bytes of header, 20 of attributes, 72 of SH."""
+    head = struct.pack("<4sIIBBBB", b"NGSP", 3, 1, 4, 12, 0, 0)
+    (tmp_path / "a.spz").write_bytes(gzip.compress(head + bytes(20) + bytes(72)))
+    told = describe_file(tmp_path / "a.spz")["warnings"]
+    assert len(told) == 1 and "SH of degree 4" in told[0]
 
 
 def test_gaussians_that_are_left_out_are_counted_and_told(tmp_path: Path) -> None:

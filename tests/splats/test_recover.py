@@ -48,6 +48,19 @@ def test_a_faded_scene_comes_back() -> None:
     assert not any(tensor.requires_grad for tensor in trained.tensors.values())
 
 
+def test_steps_become_a_tenth_and_alphas_are_compared() -> None:
+    """A black scene, whose pictures on black are the same whatever its opacities: these are led by its alphas alone.
+
+    The gradient of an opacity keeps its sign, so Adam goes the learning rate at each step: 0.025 times the sum of
+    0.1^(k / 8) for k from 0 to 7.
+    """
+    original = replace(cloud(1), sh0=torch.full((1, 3), -4.0))
+    faded = replace(original, opacities=original.opacities - 2)
+    trained = recover(faded, original, virtual_views(original, 1, 16), 8)
+    expected = 0.025 * sum(0.1 ** (k / 8) for k in range(8))
+    assert float(trained.opacities - faded.opacities) == pytest.approx(expected, rel=0.02)
+
+
 def test_no_steps_change_nothing() -> None:
     g = cloud(5)
     assert recover(g, g, virtual_views(g, 1, 16), 0) is g

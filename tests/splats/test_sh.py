@@ -90,6 +90,13 @@ def test_coefficients_apart_give_the_same_bits():
     assert torch.equal(whole.grad, torch.cat([low.grad[:, None], high.grad], dim=1))
 
 
+def test_what_is_not_a_number_stays_so():
+    """It is left out of the picture; a black Gaussian would not be."""
+    coefficients = torch.full((1, 1, 3), float("nan"))
+    colors = sh_to_colors(0, torch.ones(1, 3), coefficients, torch.eye(4)[None], torch.ones(1, 1).int())
+    assert bool(colors.isnan().all())
+
+
 @pytest.mark.parametrize(("degree", "terms"), [(4, 25), (3, 9), (-1, 1)])
 def test_a_degree_without_coefficients_is_refused(degree, terms):
     with pytest.raises(ValueError, match=f"SH degree {degree}"):

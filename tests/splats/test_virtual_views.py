@@ -1,5 +1,8 @@
 """Virtual cameras see the scene, all round, and from inside where it is hollow."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
@@ -29,6 +32,26 @@ def test_extent_ignores_a_few_far_and_huge_ones() -> None:
     g.scales[1] = 12.0
     center, radius, hollow = painted_extent(g)
     assert (center - 7.0).abs().max() < 0.1 and 0.8 < radius < 1.4 and not hollow
+
+
+def test_a_gaussian_counts_by_its_widest_section() -> None:
+    """A flat one of area 1 at x = 10 has more paint than two round ones of exp(-2) at 0."""
+    g = scene(torch.tensor([[0.0, 0, 0], [0.0, 0, 0], [10.0, 0, 0]]), -1.0)
+    g.scales[2] = torch.tensor([0.0, -9.0, 0.0])
+    assert painted_extent(g)[0].tolist() == [10.0, 0.0, 0.0]
+
+
+def test_cameras_lie_on_a_sphere_by_hand() -> None:
+    """As far out as a ball of the radius fits 50 degrees and a tenth more, in layers of equal height."""
+    g = scene(blob())
+    center, radius, _ = painted_extent(g)
+    views = virtual_views(g, 6, 16)
+    away = torch.stack([-(v.viewmat[:3, :3].T @ v.viewmat[:3, 3]) for v in views]) - center
+    distance = 1.1 * radius / math.sin(math.radians(25))
+    np.testing.assert_allclose(away.norm(dim=1), distance, rtol=1e-5)
+    np.testing.assert_allclose(away[:, 2] / distance, np.array([5, 3, 1, -1, -3, -5]) / 6, atol=1e-5)
+    focal = 8 / math.tan(math.radians(25))
+    np.testing.assert_allclose(views[0].K, [[focal, 0, 8], [0, focal, 8], [0, 0, 1]], rtol=1e-6)
 
 
 def test_a_shell_is_hollow_and_a_small_scene_never() -> None:

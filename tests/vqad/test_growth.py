@@ -41,6 +41,22 @@ def test_depth_maps_lead_to_the_surface(ball_data: Path) -> None:
     assert len(grown.voxels[-1]) > 1.5 * len(octree.voxels[-1])
 
 
+def test_depth_outside_of_the_scene_box_does_not_stretch_the_cube(ball_data: Path) -> None:
+    cut = torch.tensor([[-1.0, -1.0, -RADIUS / 2], [1.0] * 3])
+    _, box = growth.octree_from_depth(dataset(ball_data), cut, 2, 4, 0)
+    # The ball from -r / 2 to r.
+    assert float(box[:, 2].mean()) == pytest.approx(RADIUS / 4, abs=0.05 * RADIUS)
+
+
+@pytest.mark.parametrize("alpha, seen", [(127, False), (128, True)])
+def test_depth_counts_where_a_photo_is_at_least_half_opaque(ball_data: Path, alpha: int, seen: bool) -> None:
+    images = dataset(ball_data)
+    photo = images.get_numpy_image(0).copy()
+    photo[..., 3] = alpha
+    images.get_numpy_image = lambda index: photo
+    assert (len(growth.depth_points(images, 0)) > 100) == seen
+
+
 def test_depth_in_wrong_units(tmp_path: Path) -> None:
     images = dataset(write_ball(tmp_path / "data", depth_scale=4.0))
     with pytest.raises(InputError, match=r"100 % of [\d,]+ points lie outside the scene box"):
@@ -81,6 +97,13 @@ def test_points_are_surrounded() -> None:
         growth.octree_from_points(torch.zeros(0, 3), BOX, 2, 4, 1)
 
 
+@pytest.mark.parametrize("dilation, half", [(0, 0.4 * 1.04), (1, 0.4 * (1.04 + 2 / 16))])
+def test_the_box_around_points_has_room_to_grow(dilation: int, half: float) -> None:
+    points = torch.tensor([[-0.4] * 3, [0.4] * 3]).repeat_interleave(500, 0)
+    _, box = growth.octree_from_points(points, BOX, 2, 4, dilation)
+    torch.testing.assert_close(box, torch.tensor([[-half] * 3, [half] * 3]))
+
+
 def test_split_adds_a_level_or_only_prunes() -> None:
     octree = Octree.dense(1, 2)
     kept = np.array([0, 63])
@@ -113,6 +136,14 @@ def test_fog_in_a_corner_does_not_hold_the_box() -> None:
     assert torch.equal(heavy, BOX)
 
 
+def test_fog_is_faint_beside_all_bodies_together() -> None:
+    voxels = morton.encode(np.array([[2, 2, 2], [4, 2, 2], [2, 4, 2], [7, 7, 7]]))
+    order = np.argsort(voxels)
+    seen = torch.tensor([1.0, 1.0, 1.0, 0.002])[torch.from_numpy(order)]
+    # Voxels 1 to 5 along x and y.
+    assert growth.side_of(growth.box_around_voxels(voxels[order], 3, BOX, seen)) == pytest.approx(1.25)
+
+
 def test_voxels_in_other_box_cover_the_old_ones() -> None:
     voxels = morton.encode(np.array([[3, 3, 3], [4, 5, 3]]))
     other = growth.box_around_voxels(np.sort(voxels), 3, BOX, torch.ones(2))
@@ -122,6 +153,12 @@ def test_voxels_in_other_box_cover_the_old_ones() -> None:
     needed = voxels_of_points(growth.to_box(points, other), 3)
     assert np.isin(needed, found).all()
     assert len(found) < 8**3
+
+
+def test_a_far_smaller_box_has_no_holes() -> None:
+    # The voxel from -1/4 to 0 is all of the other box: each of its 8^3 voxels.
+    other = torch.tensor([[-0.25] * 3, [0.0] * 3])
+    assert len(growth.voxels_in_other_box(morton.encode(np.array([[3, 3, 3]])), 3, BOX, other)) == 512
 
 
 def test_carrying_over_keeps_the_field() -> None:

@@ -2,14 +2,19 @@
 
 import gzip
 import http.client
+import io
+import os
+import socket
 import threading
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
 from radcomp_plugins.errors import InputError
-from radcomp_plugins.web.server import STATIC, AssetServer, accepts_gzip, parse_range
+from radcomp_plugins.web import server as server_module
+from radcomp_plugins.web.server import STATIC, AssetServer, Handler, accepts_gzip, parse_range
 
 RAW = bytes(range(256)) * 20
 SECRET = b"not for you"
@@ -27,6 +32,7 @@ def asset(tmp_path: Path) -> Path:
     (folder / "sm_000" / "plain.raw").write_bytes(RAW)
     (folder / "sm_000" / "empty.raw").write_bytes(b"")
     (folder / "sm_000" / ".plane.partial").write_bytes(b"half")
+    (folder / "sm_000" / "\nstrange").write_bytes(b"half")
     (folder / "inside.raw").symlink_to(folder / "sm_000" / "plain.raw")
     (folder / "outside.raw").symlink_to(tmp_path / "secret.raw")
     (folder / "outside").symlink_to(tmp_path)
@@ -69,6 +75,14 @@ def test_viewer_is_at_the_root(server: AssetServer):
     assert server.url == f"http://127.0.0.1:{server.server_address[1]}/?asset=/asset/sm_000"
 
 
+@pytest.mark.parametrize("host, shown", [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]")])
+def test_address_that_a_browser_can_open(asset: Path, host: str, shown: str):
+    if ":" in host and not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 on this machine")
+    with AssetServer(asset, host=host, port=0) as server:
+        assert server.url == f"http://{shown}:{server.server_address[1]}/?asset=/asset/sm_000"
+
+
 def test_address_of_a_single_submodel(asset: Path):
     with AssetServer(asset / "sm_000", port=0) as server:
         assert server.url.endswith("/?asset=/asset/scene_params.json")
@@ -88,11 +102,13 @@ def test_viewer_needs_no_other_host():
         assert "http://" not in text and "https://" not in text, path.name
 
 
-def test_plain_file(server: AssetServer):
+def test_plain_file(server: AssetServer, asset: Path):
     answer, body = ask(server, "/asset/sm_000/plain.raw", {"Accept-Encoding": "gzip"})
     assert (answer.status, body) == (200, RAW)
     assert answer.headers["Content-Length"] == str(len(RAW)) and "Content-Encoding" not in answer.headers
-    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff" and answer.headers["Accept-Ranges"] == "bytes"
+    changed = (asset / "sm_000" / "plain.raw").stat().st_mtime
+    assert answer.headers["Last-Modified"] == formatdate(changed, usegmt=True)
 
 
 def test_file_that_lies_there_compressed(server: AssetServer, asset: Path):
@@ -105,6 +121,7 @@ def test_file_that_lies_there_compressed(server: AssetServer, asset: Path):
     # Under its own name it is a file like any other.
     answer, body = ask(server, "/asset/sm_000/plane_rgb_0.raw.gz", {"Accept-Encoding": "gzip"})
     assert body == stored and "Content-Encoding" not in answer.headers
+    assert answer.headers["Content-Type"] == "application/gzip"
     answer, _ = ask(server, "/asset/sm_000/plane_rgb_0.raw", {"Accept-Encoding": "identity"})
     assert answer.status == 406
 
@@ -119,6 +136,12 @@ def test_text_is_compressed_for_those_who_ask(server: AssetServer, asset: Path):
     (asset / "sm_000" / "scene_params.json").write_bytes(b" " * 3000)
     answer, body = ask(server, "/asset/sm_000/scene_params.json", {"Accept-Encoding": "gzip"})
     assert gzip.decompress(body) == b" " * 3000, "a changed file is compressed anew"
+
+
+def test_long_text_is_not_compressed_in_memory(server: AssetServer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(server_module, "MAX_COMPRESSED_TEXT", 2000)
+    answer, _ = ask(server, "/asset/sm_000/scene_params.json", {"Accept-Encoding": "gzip"})
+    assert answer.status == 200 and "Content-Encoding" not in answer.headers
 
 
 def test_head_has_the_headers_alone(server: AssetServer):
@@ -136,9 +159,14 @@ def test_what_is_known_is_not_sent_again(server: AssetServer, asset: Path):
         known = {"Accept-Encoding": "gzip", "If-None-Match": f'"other", {first.headers["ETag"]}'}
         again, body = ask(server, path, known)
         assert again.status == 304 and body == b"" and again.headers["ETag"] == first.headers["ETag"]
+        for tag in ("*", f"W/{first.headers['ETag']}"):
+            assert ask(server, path, {"Accept-Encoding": "gzip", "If-None-Match": tag})[0].status == 304
     (asset / "sm_000" / "plain.raw").write_bytes(RAW[::-1] + b"x")
     first, body = ask(server, "/asset/sm_000/plain.raw", {"If-None-Match": first.headers["ETag"]})
     assert first.status == 200 and body == RAW[::-1] + b"x"
+    # Of the same size, a second later.
+    os.utime(asset / "sm_000" / "plain.raw", (0, (asset / "sm_000" / "plain.raw").stat().st_mtime + 1))
+    assert ask(server, "/asset/sm_000/plain.raw", {"If-None-Match": first.headers["ETag"]})[0].status == 200
 
 
 def test_encodings_have_tags_of_their_own(server: AssetServer):
@@ -175,6 +203,20 @@ def test_ranges_outside_of_the_file(server: AssetServer):
     assert (answer.status, body) == (200, b"")
 
 
+def test_a_range_of_what_is_sent_compressed_is_the_whole(server: AssetServer):
+    answer, body = ask(server, "/asset/sm_000/plane_rgb_0.raw", {"Accept-Encoding": "gzip", "Range": "bytes=0-3"})
+    assert answer.status == 200 and gzip.decompress(body) == RAW
+
+
+def test_a_file_that_shrinks_on_the_way_ends_the_connection():
+    handler = Handler.__new__(Handler)
+    handler.wfile, handler.close_connection = io.BytesIO(), False
+    handler._copy(io.BytesIO(b"abc"), 3)
+    assert not handler.close_connection
+    handler._copy(io.BytesIO(b"de"), 3)
+    assert handler.close_connection and handler.wfile.getvalue() == b"abcde"
+
+
 def test_a_range_of_a_changed_file_is_the_whole_file(server: AssetServer):
     headers = {"Range": "bytes=0-3", "If-Range": '"older"'}
     assert ask(server, "/asset/sm_000/plain.raw", headers)[1] == RAW
@@ -190,13 +232,14 @@ def test_a_range_of_a_changed_file_is_the_whole_file(server: AssetServer):
         "/asset/%2fsecret.raw", "/asset/sm_000/%00plain.raw", "/asset/outside.raw", "/asset/outside/secret.raw",
         "/asset/linked.raw", "/asset/linked.raw.gz", "/asset/.", "/asset/./sm_000/plain.raw",
         "/asset/sm_000/.plane.partial", "/asset/C:secret.raw", "secret.raw", "/asset/%ff", "/asset/sm_000/%0aplain.raw",
-        "/asset/outside/secret.json", "/asset/..;/secret.raw",
+        "/asset/outside/secret.json", "/asset/..;/secret.raw", "/asset/sm_000%2fplain.raw", "/asset/sm_000/%0astrange",
     ],
 )  # fmt: skip
 def test_nothing_outside_is_served(server: AssetServer, path: str):
     for method in ("GET", "HEAD"):
         answer, body = ask(server, path, {"Accept-Encoding": "gzip"}, method)
         assert answer.status in (400, 403, 404) and SECRET not in body and b"half" not in body
+        assert answer.headers["Cache-Control"] == "no-store"
 
 
 @pytest.mark.parametrize("path", ["/asset/sm_000", "/asset/sm_000/", "/asset/", "/asset", "/asset/none.raw", "/none"])

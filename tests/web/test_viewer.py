@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,6 +203,160 @@ def test_fetches_ahead_what_is_needed_soonest(page: Page, serve: Callable, asset
         return [next(0, 100), next(0.02, 100), next(0.1, 100), next(1, 100), next(0.1, 15)];
     })()""")
     assert asked == [-1, 1, 1, 2, -1], "standing still; border 12 s away; 2.5 s; far beyond it in a second; no room"
+
+
+def in_modules(page: Page, names: str, script: str) -> Any:
+    """What a function body returns that has the viewer's modules `names`, as in "{ Camera } = camera.js"."""
+    what, module = names.split(" = ")
+    return page.evaluate(
+        f'(async () => {{ const {what} = await import(new URL("{module}", document.baseURI).href); {script} }})()'
+    )
+
+
+def test_a_camera_starts_where_its_pose_is(page: Page, serve: Callable, assets: dict[int, Path]):
+    opened(page, serve(assets[1]))
+    for entry in json.loads((assets[1] / "sm_000" / "test_frames.json").read_text())["test_frames"]:
+        projection = entry["projection"]
+        got = in_modules(
+            page,
+            "{ Camera } = camera.js",
+            f"const camera = new Camera(); camera.start({json.dumps(entry)});"
+            f"const pose = camera.pose({projection[5] / projection[0]});"
+            "return [pose.position, [...pose.rotation], [...pose.projection], camera.near];",
+        )
+        np.testing.assert_allclose(got[0], entry["position"], atol=1e-9)
+        np.testing.assert_allclose(got[1], entry["rotation"], atol=1e-9)
+        np.testing.assert_allclose([got[2][0], got[2][5]], [projection[0], projection[5]], rtol=1e-9)
+        assert got[3] == pytest.approx(NEAR) and got[2][11] == -1
+        # The near plane of its own projection, whose far plane is another one.
+        assert got[2][14] / (got[2][10] - 1) == pytest.approx(NEAR)
+
+
+def test_hands_move_a_camera_by_hand(page: Page, serve: Callable, assets: dict[int, Path]):
+    """From the origin along -z, with 90 degrees from top to bottom: at a distance of 1 the picture is 2 high."""
+    opened(page, serve(assets[1]))
+
+    def after(actions: str, mode: str = "fly") -> list[list[float]]:
+        return in_modules(
+            page,
+            "{ Camera } = camera.js",
+            f"const c = new Camera('{mode}'); c.fieldOfView = Math.PI / 2; const at = (x, y) => ({{ pointerId: 1,"
+            f" clientX: x, clientY: y, buttons: 1 }}); {actions}; return [c.position, c.forward, c.target];",
+        )
+
+    keys = {"KeyD": [1, 0, 0], "KeyA": [-1, 0, 0], "KeyE": [0, 1, 0], "KeyQ": [0, -1, 0], "KeyW": [0, 0, -1]}
+    for key, way in keys.items():
+        np.testing.assert_allclose(after(f"c.keys.add('{key}'); c.advance(2)")[0], way, atol=1e-12)
+    ahead = [np.sin(0.1) * np.cos(0.2), np.sin(0.2), -np.cos(0.1) * np.cos(0.2)]
+    position, forward, _ = after("c.turn(0.1, 0.2)")
+    np.testing.assert_allclose(position, [0, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(forward, ahead, atol=1e-12)
+    position, forward, target = after("c.turn(0.1, 0.2)", "orbit")
+    np.testing.assert_allclose(forward, ahead, atol=1e-12)
+    np.testing.assert_allclose(np.subtract(target, position), ahead, atol=1e-12)
+    np.testing.assert_allclose(target, [0, 0, -1])
+    assert after("c.turn(0, 9)")[1][1] == pytest.approx(0.995)
+    for factor, distance in ((0.5, 0.5), (1e-9, 0.02), (1e9, 20.0)):
+        assert after(f"c.zoom({factor})", "orbit")[0] == pytest.approx([0, 0, distance - 1])
+    # Down and to the right by a tenth of the height, with Shift: the scene follows the hand, the camera goes against.
+    drag = "c.pointers.set(1, [50, 50]); c.drag({ ...at(70, 70), shiftKey: SHIFT }, 200)"
+    np.testing.assert_allclose(after(drag.replace("SHIFT", "true"), "orbit")[0], [-0.2, 0.2, 0], atol=1e-12)
+    for mode, angle in (("fly", -0.1 * np.pi / 2), ("orbit", -0.1 * 2.5 * np.pi / 2)):
+        _, forward, _ = after(drag.replace("SHIFT", "false"), mode)
+        assert np.arctan2(forward[0], -forward[2]) == pytest.approx(angle)
+        assert np.arcsin(forward[1]) == pytest.approx(-angle if mode == "fly" else angle)
+
+
+def test_quality_by_hand(page: Page, serve: Callable, assets: dict[int, Path]):
+    """At 10 frames a second: half the scale, then the least scale and steps by 1.6, shorter steps before more scale."""
+    opened(page, serve(assets[1]))
+    got = in_modules(
+        page,
+        "{ Quality } = quality.js",
+        "const q = new Quality(10), seen = []; const note = () => seen.push([q.scale, q.step]);"
+        "q.change(0.5); note(); q.change(0.25); note(); seen.push([q.still().scale, q.still().step]);"
+        "q.change(1.25); note(); q.change(1.25); note(); q.change(1.25); note(); q.change(0.01); note(); return seen;",
+    )
+    # A whole picture would take 100 ms x 1.6 / 0.2^2 = 4000, of which 500 are a scale of the root of 1 / 8.
+    expected = [[0.5, 1], [0.2, 1.6], [8**-0.5, 1], [0.2, 1.024], [0.2, 1], [0.25, 1], [0.2, 2]]
+    np.testing.assert_allclose(got, expected)
+
+
+def test_submodels_change_late_fade_softly_and_the_longest_unused_go(
+    page: Page, serve: Callable, assets: dict[int, Path]
+):
+    opened(page, serve(assets[2]))
+    # Cells of 1 side by side along x, which runs the other way; their border is at 0.
+    nearest = in_modules(
+        page,
+        "{ nearest } = scene.js",
+        "const layout = { single: false, alive: [0, 4], perAxis: 2 };"
+        "return [0.1, 0.01, -0.01, -0.1].map((x) => nearest(layout, [x, 0, 0], 0, 0.04));",
+    )
+    assert nearest == [0, 0, 0, 1]
+    centres = in_modules(
+        page,
+        "{ centre } = scene.js",
+        "const layout = { single: false, alive: [1, 2, 4], perAxis: 2 };"
+        "return [0, 1, 2].map((i) => centre(layout, i));",
+    )
+    # One up along z, y and x of the exporter's axes: (-x, z, y) here.
+    assert centres == [[0.5, 0.5, -0.5], [0.5, -0.5, 0.5], [-0.5, -0.5, -0.5]]
+    opacities, kept, evictions = in_modules(
+        page,
+        "{ Submodels } = submodels.js",
+        "const layout = { single: false, alive: [0, 16, 32], perAxis: 4 };"
+        "const s = new Submodels({ layout, memory: 25, fadeMs: 100 });"
+        "const entry = (used) => ({ state: 'ready', bytes: 10, used, textures: { units: [] } });"
+        "s.entries = new Map([[0, entry(0)], [1, entry(5)], [2, entry(1)]]); s.current = s.target = 0; s.previous = 1;"
+        "const opacities = [-5, 25, 50, 999].map((now) => s.layers(now).map((layer) => layer.opacity));"
+        "s.previous = -1; s.evict(null); return [opacities, [...s.entries.keys()], s.evictions];",
+    )
+    # 3 t^2 - 2 t^3.
+    assert opacities == [[1, 0], [1, 0.15625], [1, 0.5], [1, 1]] and kept == [0, 1] and evictions == 1
+
+
+def test_what_an_address_asks_for(page: Page, serve: Callable, assets: dict[int, Path]):
+    opened(page, serve(assets[1]))
+    address = "http://host/view?asset=/a/sm_003&background=ff8000&memory=2&size=64x48&pose=2.9&fov=50"
+    got = in_modules(page, "{ readOptions } = options.js", f"return readOptions(new URL('{address}'));")
+    assert got["asset"] == "http://host/a/sm_003/" and got["direct"] and got["frame"] == 2 and got["size"] == [64, 48]
+    assert got["background"] == [1, 128 / 255, 0] and got["memory"] == 2 * 2**20 and got["fieldOfView"] == 50
+
+
+def test_a_busy_host_is_asked_again(page: Page, serve: Callable, assets: dict[int, Path]):
+    opened(page, serve(assets[1]))
+    got = in_modules(
+        page,
+        "{ fetchJson } = loader.js",
+        "const plain = window.fetch; let asked = 0;"
+        "window.fetch = async () => new Response(asked++ ? '[7]' : '', { status: asked > 1 ? 200 : 503 });"
+        "try { return [await fetchJson('http://host/a/', 'b.json', { plainOnly: true }), asked]; }"
+        "finally { window.fetch = plain; }",
+    )
+    assert got == [[7], 2]
+
+
+def test_grids_of_more_than_256_cells_lie_in_eight_files(page: Page, serve: Callable, assets: dict[int, Path]):
+    opened(page, serve(assets[1]))
+    params = (assets[1] / "sm_000" / "scene_params.json").read_text()
+    change = "{ ...params, triplane_resolution: T, triplane_voxel_size: 4 / T }"
+    files = in_modules(
+        page,
+        "{ parseLayout } = scene.js",
+        f"const params = {params}; return [2048, 2112].map((T) => parseLayout({change}).gridFiles);",
+    )
+    assert files == [1, 8]
+
+
+def test_inverses_need_the_largest_pivot(page: Page, serve: Callable, assets: dict[int, Path]):
+    """By a pivot of 1e-20 alone, the other row would be lost."""
+    opened(page, serve(assets[1]))
+    matrix = np.eye(4)
+    matrix[:2, :2] = [[1e-20, 1], [1, 1]]
+    columns = json.dumps(matrix.T.ravel().tolist())
+    got = in_modules(page, "{ invert } = matrix.js", f"return [...invert({columns})];")
+    np.testing.assert_allclose(np.reshape(got, (4, 4)).T @ matrix, np.eye(4), atol=1e-12)
 
 
 def test_survives_a_lost_context(page: Page, serve: Callable, assets: dict[int, Path]):

@@ -22,7 +22,8 @@ from radcomp_plugins.splats.gaussians import SH_C0, Gaussians
 ROW = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("color", "u1", 4), ("quat", "u1", 4)])
 _BYTES = {"means": 12, "scales": 12, "colors": 3, "opacities": 1, "quats": 4}
 MAX_FILE_BYTES = 2**35
-MAX_LOG_SCALE = 80.0
+MAX_LOG_SCALE = 69.0
+"""`read_splat` takes scales of 1e30, which is exp(69.08), or more for damage."""
 OPACITY_MARGIN = 1e-6
 """Opacity bytes 0 and 255 become logits of +-13.8 rather than infinite ones, as in SOG."""
 

@@ -115,7 +115,7 @@ def default_fraction_bits(gaussians: Gaussians) -> int:
     """
     size = math.exp(float(gaussians.scales.median(dim=1).values.double().quantile(SMALL_GAUSSIANS)))
     wanted = math.ceil(-math.log2(max(STEP_PER_SCALE * size, 1e-30)))
-    return min(max(wanted, 0), MAX_FRACTION_BITS, _most_fraction_bits(gaussians))
+    return max(min(wanted, MAX_FRACTION_BITS, _most_fraction_bits(gaussians)), 0)
 
 
 def spz_bytes(
@@ -133,7 +133,7 @@ def spz_bytes(
         raise ValueError(f"{fraction_bits} fraction bits, expected 0 to {MAX_FRACTION_BITS}")
     most = _most_fraction_bits(gaussians)
     bits = default_fraction_bits(gaussians) if fraction_bits is None else fraction_bits
-    if most < 0 or bits > most:
+    if bits > most:
         reach = float(gaussians.means.abs().max())
         end = 2.0 ** (23 - bits)
         raise InputError(f"{where}: a Gaussian at {reach:.6g} with {bits} fraction bits, SPZ ends at {end:g}")

@@ -149,7 +149,9 @@ def _pack_first_three(quats: Array64) -> Bytes:
 def _unpack_first_three(values: Bytes) -> Array64:
     xyz = values / 127.5 - 1.0
     w = np.sqrt(np.maximum(1.0 - np.square(xyz).sum(axis=1, keepdims=True), 0.0))
-    return np.concatenate([w, xyz], axis=1)
+    # Bytes may round, or be damaged, to three components beyond length 1.
+    quats = np.concatenate([w, xyz], axis=1)
+    return quats / np.linalg.norm(quats, axis=1, keepdims=True)
 
 
 def _pack_smallest_three(quats: Array64) -> Bytes:

@@ -62,6 +62,26 @@ def test_two_writes_are_identical(written, tmp_path):
         assert (tmp_path / "sm_000" / path.name).read_bytes() == path.read_bytes()
 
 
+def test_storage_is_told_before_and_after_compression(written):
+    folder = written / "sm_000"
+    told = {entry["filename"]: entry for entry in json.loads((folder / "storage.json").read_text())}
+    for path in folder.glob("*.raw.gz"):
+        assert told[path.name]["disk_mb"] == path.stat().st_size / 1e6
+        assert told[path.name]["memory_mb"] == len(content(path)) / 1e6
+    # The network's floats: 41 to 4 to 4 to 3 with their biases.
+    assert told["scene_params.json"]["memory_mb"] == 4 * (42 * 4 + 5 * 4 + 5 * 3) / 1e6
+
+
+def test_the_network_is_copied_where_there_are_no_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    write_smerf(tmp_path, counted_scene(Layout(16, 8, 2, 0.8, (3, 7))))
+    first, second = (tmp_path / name / "deferred_mlp.json.gz" for name in ("sm_003", "sm_007"))
+    assert first.read_bytes() == second.read_bytes() and not first.samefile(second)
+
+
 @pytest.mark.parametrize("size", [dict(T=64, S=16, K=1, P=2), dict(T=64, S=32, K=2, P=1)])
 def test_round_trip(tmp_path, size):
     scene = toy_scene(**size)

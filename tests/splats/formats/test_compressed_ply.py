@@ -119,6 +119,21 @@ def test_files_without_colour_ranges(tmp_path: Path) -> None:
     assert float(read.opacities[0]) == pytest.approx(13.8, abs=0.1) and read.scales[0].tolist() == [-3, -3, -3]
 
 
+def test_rotations_beyond_length_1_are_made_units(tmp_path: Path) -> None:
+    (tmp_path / "a.ply").write_bytes(make(count=1) + struct.pack("<4I", 0, 0x3FFFFFFF, 0, 0))
+    third = np.sqrt(1 / 3)
+    np.testing.assert_allclose(read_compressed_ply(tmp_path / "a.ply").quats, [[0, third, third, third]], atol=1e-6)
+
+
+def test_values_beyond_a_range_that_was_rounded_to_float32_are_at_its_end(tmp_path: Path, make_scene) -> None:
+    """Colours about 8745 that lie closer together than float32 can tell there: its largest is below theirs."""
+    g = make_scene(5, 0)
+    g.means[:], g.sh0[:] = 0.0, 31000.0 + torch.arange(5)[:, None] / 512
+    write_compressed_ply(tmp_path / "a.ply", g)
+    colours = read_compressed_ply(tmp_path / "a.ply").sh0.double() * SH_C0
+    assert float((colours - g.sh0.double() * SH_C0).abs().max()) < 1.1e-3
+
+
 BAD_RANGE = struct.pack("<12f", *[0, 0, 0, float("nan"), 1, 1, -3, -3, -3, -1, -1, -1])
 HOSTILE = {
     "cut off": (make() + ROWS[:-1], "cut off"),
@@ -128,6 +143,7 @@ HOSTILE = {
     "huge": (make(2**40, 2**48), "cut off"),
     "NaN range": (make().replace(make()[-48:], BAD_RANGE) + ROWS, "max_x of a chunk is NaN"),
     "far range": (make()[:-48] + struct.pack("<12f", *[1e10] * 12) + ROWS, "beyond 1e"),
+    "far scale": (make()[:-4] + struct.pack("<f", 101) + ROWS, "max_scale_z .* beyond 100"),
     "lacks": (make(a=("min_scale_y", "min_scale_q")) + ROWS, "lacks .'min_scale_y'"),
     "type": (make(a=("uint packed_scale", "float packed_scale")) + ROWS, "of type u4"),
     "no chunks": (make(a=("element chunk", "element chunky")) + ROWS, "no elements"),

@@ -4,6 +4,7 @@ import json
 import math
 import random
 import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,16 @@ def test_a_file_made_by_hand() -> None:
     assert g.sh0.tolist() == [[0.25, 0, -1], [0, 0, 0]] and g.sh_degree == 0 and not g.antialiased
 
 
+def test_the_same_file_in_other_words() -> None:
+    """-128 is -1 as -127 is, and an accessor may begin further on in its view."""
+    document, body = by_hand()
+    document["bufferViews"][2] = {"buffer": 0, "byteOffset": 36, "byteLength": 8}
+    document["accessors"][2]["byteOffset"] = 4
+    body = body.replace(struct.pack("<b", -127), struct.pack("<b", -128), 1)
+    g, plain = gaussians_of_glb(glb(document, body), "x"), gaussians_of_glb(glb(*by_hand()), "x")
+    assert all(torch.equal(tensor, plain.tensors[name]) for name, tensor in g.tensors.items())
+
+
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(n=st.integers(1, 40), degree=st.integers(0, 3), seed=st.integers(0, 99), antialiased=st.booleans())
 def test_round_trip_to_rounding(tmp_path: Path, make_scene, n: int, degree: int, seed: int, antialiased: bool) -> None:
@@ -123,6 +134,9 @@ def test_spz_inside(tmp_path: Path, make_scene, version: int) -> None:
     assert all("bufferView" not in accessor and accessor["count"] == 30 for accessor in document["accessors"])
     blob = data[28 + struct.unpack_from("<I", data, 12)[0] :][: document["bufferViews"][0]["byteLength"]]
     assert blob == spz_bytes(g, version, turn=True)[0] and sum(parts.values()) == len(data)
+    attributes = document["meshes"][0]["primitives"][0]["attributes"]
+    position, turned = document["accessors"][attributes["POSITION"]], rotate(g, HALF_TURN_ABOUT_Z).means
+    assert position["min"] == turned.amin(0).tolist() and position["max"] == turned.amax(0).tolist()
     # The blob is x right, y up, z back.
     expected = rotate(gaussians_of_spz(blob, "x"), HALF_TURN_ABOUT_X)
     read = read_glb(tmp_path / "a.glb")
@@ -134,6 +148,14 @@ def test_a_transform_of_the_node_is_told() -> None:
     document, body = by_hand()
     document["nodes"][0]["scale"] = [2, 2, 2]
     with pytest.warns(UserWarning, match="not applied"):
+        gaussians_of_glb(glb(document, body), "x")
+
+
+def test_a_transform_of_another_mesh_is_not_told() -> None:
+    document, body = by_hand()
+    document["nodes"].append({"mesh": 0, "scale": [2, 2, 2]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         gaussians_of_glb(glb(document, body), "x")
 
 
@@ -173,6 +195,7 @@ HOSTILE = {
     "sparse": (accessor(0, sparse={}), "expected a plain"),
     "integers": (accessor(1, normalized=False), "not normalised"),
     "wrong width": (accessor(1, type="VEC3", componentType=5120), "ROTATION of shape"),
+    "opacity of 2": (accessor(2, bufferView=3, componentType=5126, normalized=False), "an opacity outside of 0 to 1"),
     "buffer": (changed(lambda d: d["bufferViews"][0].update(buffer=1)), "a buffer view ends"),
     "far view": (changed(lambda d: d["bufferViews"][0].update(byteLength=10**6)), "a buffer view ends"),
     "NaN": (glb(by_hand()[0], NAN), "1 of 2 Gaussians hold NaN"),

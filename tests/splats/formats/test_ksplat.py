@@ -105,6 +105,33 @@ def test_gaussians_that_are_not_finite_are_left_out(make_scene) -> None:
         assert torch.equal(gaussians_of_ksplat(make(g, 0), "x").means, g.means[[0, 2, 3]])
 
 
+def test_numbers_that_a_header_leaves_at_zero_have_defaults(make_scene) -> None:
+    g = near(make_scene(11, 1))
+    data = bytearray(make(g, 2))
+    struct.pack_into("<ff", data, 36, 0, 0)
+    struct.pack_into("<I", data, 4096 + 24, 0)
+    read, plain = gaussians_of_ksplat(bytes(data), "x"), gaussians_of_ksplat(make(g, 2), "x")
+    # Steps of 1 / 32767; SH from -1.5 to 1.5 and not, as the file of the other tests says, from -1 to 2.
+    assert torch.equal(read.means, plain.means)
+    torch.testing.assert_close(read.shN, plain.shN - 0.5)
+
+
+def test_buckets_may_hold_more_than_their_centre(make_scene) -> None:
+    g = near(make_scene(11, 0))
+    data = make(g, 1)
+    start, buckets = 5120 + 4, 3
+    centers = [data[start + 12 * i : start + 12 * (i + 1)] + b"more" for i in range(buckets)]
+    wide = bytearray(data[:start] + b"".join(centers) + data[start + 12 * buckets :])
+    struct.pack_into("<H", wide, 4096 + 20, 16)
+    assert torch.equal(gaussians_of_ksplat(bytes(wide), "x").means, gaussians_of_ksplat(data, "x").means)
+
+
+def test_a_flat_gaussian_has_a_scale_all_the_same(make_scene) -> None:
+    first_scale = 5120 + 4 + 3 * 12 + 12
+    read = gaussians_of_ksplat(put(first_scale, "<f", 0.0, level=0)(near(make_scene(11, 0))), "x")
+    assert len(read) == 11 and float(read.scales[0, 0]) == -30.0
+
+
 def put(at: int, form: str, value: float, level: int = 1) -> Callable[[Gaussians], bytes]:
     def change(g: Gaussians) -> bytes:
         data = bytearray(make(g, level))
@@ -118,6 +145,7 @@ HOSTILE = {
     "empty": (lambda g: b"", "cut off"),
     "short": (lambda g: make(g, 1)[:-1], "it is cut off"),
     "version": (put(0, "<B", 1), "version 1.1"),
+    "old version": (put(1, "<B", 0), "version 0.0"),
     "level": (put(20, "<H", 3), "level 3"),
     "sections": (put(4, "<I", 2**32 - 1), "4294967295 sections"),
     "count": (put(16, "<I", 12), "12 in its header"),
@@ -129,6 +157,7 @@ HOSTILE = {
     "bucket bytes": (put(4096 + 20, "<H", 4), "expected 12 bytes"),
     "buckets": (put(4096 + 12, "<I", 2**31), "it is cut off"),
     "full buckets": (put(4096 + 32, "<I", 9), "9 full"),
+    "all buckets": (put(4096 + 12, "<I", 2), "2 full and 1 other buckets of 2"),
     "bucket size": (put(5120, "<I", 1), "buckets for 9 of 11"),
     "nothing": (lambda g: header(0, 0, 0), "0 Gaussians"),
     "NaN throughout": (lambda g: make(Gaussians(*(t * float("nan") for t in g.tensors.values())), 0), "hold NaN"),

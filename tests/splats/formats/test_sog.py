@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import struct
 import types
 import zipfile
@@ -23,6 +24,8 @@ from radcomp_plugins.errors import InputError
 from radcomp_plugins.splats.formats import sog, sog_writer
 from radcomp_plugins.splats.formats.ply import read_ply, write_ply
 from radcomp_plugins.splats.formats.sog import read_sog, write_sog
+from radcomp_plugins.splats.formats.sog_quantise import dequantise_opacity, dequantise_quats
+from radcomp_plugins.splats.formats.sog_writer import default_palette_size, sog_plan
 from radcomp_plugins.splats.gaussians import Gaussians
 from radcomp_plugins.splats.order import axis_rotations, morton_order, smallest_rotation
 
@@ -108,6 +111,62 @@ def test_the_24_axis_rotations(covariances, make_scene) -> None:
     assert quats[:, 0].min() > np.cos(np.deg2rad(62.8 / 2)) - 1e-3
     turned = Gaussians(g.means, torch.from_numpy(quats), torch.from_numpy(scales), g.opacities, g.sh0, g.shN)
     torch.testing.assert_close(covariances(turned), covariances(g), rtol=1e-6, atol=1e-12)
+
+
+def test_a_z_curve_by_hand() -> None:
+    """x is the lowest bit, then y, then z; what lies in one place stays in its order."""
+    corners = np.array(list(np.ndindex(2, 2, 2)), np.float64)
+    assert morton_order(corners).tolist() == [0, 4, 2, 6, 1, 5, 3, 7]
+    many = np.repeat(corners, 50, axis=0)[::-1]
+    order = morton_order(many)
+    assert all((np.diff(order[k : k + 50]) > 0).all() for k in range(0, 400, 50))
+
+
+def test_bytes_of_a_rotation_by_hand() -> None:
+    """The tag says which of w, x, y, z is left out, the others stand in their order."""
+    r = math.sqrt(0.5)
+    # 51, 204 and 153 are -0.6, 0.6 and 0.2 of r; their squares are 0.18, 0.18 and 0.02.
+    a, b, c, rest = -0.6 * r, 0.6 * r, 0.2 * r, math.sqrt(0.62)
+    read = dequantise_quats(np.array([[51, 204, 153, tag] for tag in (252, 253, 254, 255)]))
+    np.testing.assert_allclose(read, [[rest, a, b, c], [a, rest, b, c], [a, b, rest, c], [a, b, c, rest]], atol=1e-12)
+    # Three that are too long already leave nothing for the fourth.
+    np.testing.assert_allclose(dequantise_quats(np.full((1, 4), 255)), [[r, r, r, 0]], atol=1e-12)
+
+
+def test_the_first_and_the_last_opacity_are_finite() -> None:
+    np.testing.assert_allclose(dequantise_opacity(np.array([0, 255])), [-13.8155, 13.8155], atol=1e-4)
+
+
+@pytest.mark.parametrize("count, size", [(1, 64), (2047, 64), (2048, 128), (10**9, 65536)])
+def test_sizes_of_the_palette_unasked(count: int, size: int) -> None:
+    assert default_palette_size(count) == size
+
+
+def test_sides_of_images_are_multiples_of_four(tmp_path: Path, make_scene) -> None:
+    write_sog(tmp_path / "a.sog", make_scene(17, 0))
+    # The root of 17 is 4.1, so 8 columns; 3 rows, so 4.
+    assert pixels(unpack(tmp_path / "a.sog")["means_l.webp"]).shape[:2] == (4, 8)
+
+
+def test_significance_decides_which_numbers_a_palette_has(make_scene) -> None:
+    g = make_scene(4, 1)
+    palette = (torch.tensor([0.0, 1.0, 10.0, 11.0])[:, None].expand(4, 9), torch.arange(4))
+    for significance, numbers in ((None, [0.5, 10.5]), (torch.tensor([1.0, 1.0, 0.0, 0.0]), [0.0, 1.0])):
+        plan, _ = sog_plan(g, sh_palette=palette, significance=significance, sh_levels=2)
+        assert sorted(set(plan.rest.tolist())) == pytest.approx(numbers, abs=1e-4)
+
+
+def test_significance_of_nothing_is_as_none(tmp_path: Path, make_scene) -> None:
+    for name, significance in (("a", None), ("b", torch.zeros(60))):
+        write_sog(tmp_path / f"{name}.sog", make_scene(60, 1), significance=significance)
+    assert (tmp_path / "a.sog").read_bytes() == (tmp_path / "b.sog").read_bytes()
+
+
+def test_entries_of_the_palette_go_from_small_to_large(make_scene) -> None:
+    _, palette = sog_plan(make_scene(300, 1), palette_size=70)
+    assert palette is not None
+    lengths = palette[0].flatten(1).norm(dim=1)
+    assert torch.equal(lengths, lengths.sort().values)
 
 
 def test_the_same_bytes_for_any_thread_count(tmp_path: Path, make_scene) -> None:
@@ -204,8 +263,17 @@ def test_nothing_of_the_machine_or_moment_is_written(tmp_path: Path, make_scene)
         assert all(e.date_time == (1980, 1, 1, 0, 0, 0) and e.create_system == 3 for e in archive.infolist())
         assert all(e.compress_type == zipfile.ZIP_STORED for e in archive.infolist() if e.filename.endswith("webp"))
         meta = json.loads(archive.read("meta.json"))
-    assert meta["version"] == 2 and meta["model"] == "antialiased"
+    assert meta["version"] == 2 and meta["model"] == "antialiased" and meta["antialias"] is True
     assert all(len(meta[key]["codebook"]) == 256 for key in ("scales", "sh0", "shN"))
+
+
+@pytest.mark.parametrize("key", ["model", "antialias"])
+def test_either_word_says_that_a_scene_is_antialiased(tmp_path: Path, make_scene, key: str) -> None:
+    write_sog(tmp_path / "a.sog", make_scene(10, 0, antialiased=True))
+    files = unpack(tmp_path / "a.sog")
+    with_meta(lambda meta: meta.pop(key))(files)
+    pack(tmp_path / "b.sog", files)
+    assert read_sog(tmp_path / "b.sog").antialiased
 
 
 def test_writer_refuses(tmp_path: Path, make_scene) -> None:
@@ -218,6 +286,7 @@ def test_writer_refuses(tmp_path: Path, make_scene) -> None:
         {"sh_levels": 257},
         {"significance": torch.ones(9)},
         {"significance": -torch.ones(10)},
+        {"significance": torch.full((10,), float("nan"))},
         {"sh_palette": (torch.zeros(3, 8), torch.zeros(10, dtype=torch.long))},
         {"sh_palette": (torch.zeros(3, 9), torch.full((10,), 3))},
         {"sh_palette": (torch.zeros(3, 9), torch.zeros(9, dtype=torch.long))},

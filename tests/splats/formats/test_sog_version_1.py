@@ -73,6 +73,11 @@ def test_values_worked_out_by_hand(tmp_path: Path) -> None:
     assert g.sh_degree == 0 and not g.antialiased
 
 
+def test_an_antialiased_scene_says_so(tmp_path: Path) -> None:
+    meta, images = files()
+    assert read_sog(write(tmp_path, {**meta, "antialias": True}, images)).antialiased
+
+
 @pytest.mark.parametrize("bands", [1, 2, 3])
 def test_palette(tmp_path: Path, bands: int) -> None:
     g = read_sog(write(tmp_path, *files(bands)))

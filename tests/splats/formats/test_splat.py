@@ -13,7 +13,7 @@ from fuzz import MUTATIONS, check_damaged, damage
 
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.splats.formats.ply import read_ply
-from radcomp_plugins.splats.formats.splat import gaussians_of_splat, read_splat, write_splat
+from radcomp_plugins.splats.formats.splat import MAX_LOG_SCALE, gaussians_of_splat, read_splat, write_splat
 from radcomp_plugins.splats.gaussians import SH_C0, Gaussians
 
 ROW = struct.pack("<6f8B", 1.0, -2.0, 0.5, 0.25, 1.0, 4.0, 255, 0, 128, 51, 255, 128, 0, 192)
@@ -58,12 +58,28 @@ def test_higher_sh_are_left_out_with_a_warning(tmp_path: Path, make_scene) -> No
     assert read_splat(tmp_path / "a.splat").sh_degree == 0
 
 
-def test_impossible_gaussians_are_left_out() -> None:
-    bad = struct.pack("<6f8B", math.nan, 0, 0, 1, 1, 1, *[200] * 8)
+@pytest.mark.parametrize(
+    "bad",
+    [
+        struct.pack("<6f8B", math.nan, 0, 0, 1, 1, 1, *[200] * 8),
+        struct.pack("<6f8B", 0, 0, 0, 1, 1, -1, *[200] * 8),
+        struct.pack("<6f8B", 0, 0, 0, 1, 1, 1, *[200] * 4, *[128] * 4),
+    ],
+    ids=["NaN", "negative scale", "zero rotation"],
+)
+def test_impossible_gaussians_are_left_out(bad: bytes) -> None:
     flat = struct.pack("<6f8B", 0, 0, 0, 1, 1, 0, *[200] * 8)
     with pytest.warns(UserWarning, match="left out 1 of 3"):
         g = gaussians_of_splat(ROW + bad + flat, "x")
     assert len(g) == 2 and float(g.scales[1, 2]) == pytest.approx(-30)
+
+
+def test_scales_beyond_what_is_read_are_clamped(tmp_path: Path, make_scene) -> None:
+    g = make_scene(2, 0)
+    g.scales[0], g.opacities[0] = 200.0, 9.0
+    write_splat(tmp_path / "a.splat", g)
+    read = read_splat(tmp_path / "a.splat")
+    assert len(read) == 2 and read.scales[0].tolist() == pytest.approx([MAX_LOG_SCALE] * 3)
 
 
 @pytest.mark.parametrize("data", [b"", ROW[:-1], ROW + b"\0", b"\xff" * 320, bytes(range(255)) * 32])

@@ -1,10 +1,12 @@
 """SPZ 2, 3 and 4: bytes worked out by hand, error bounds, the peers' reading of our files, and hostile files."""
 
 import gzip
+import math
 import random
 import struct
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from hypothesis import strategies as st
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.splats.formats.ply import read_ply, write_ply
 from radcomp_plugins.splats.formats.spz import default_fraction_bits, gaussians_of_spz, read_spz, spz_bytes, write_spz
+from radcomp_plugins.splats.formats.spz_packed import SpzPlan
 from radcomp_plugins.splats.gaussians import Gaussians
-from radcomp_plugins.splats.order import morton_order, smallest_rotation
+from radcomp_plugins.splats.order import morton_order, smallest_columns, smallest_rotation
 
 VERSIONS = (2, 3, 4)
 
@@ -254,6 +257,66 @@ def test_extensions_are_skipped_and_a_frame_is_told() -> None:
         assert torch.equal(gaussians_of_spz(with_records(record), "x").means, one().means)
     with pytest.warns(UserWarning, match="names its frame"):
         gaussians_of_spz(with_records(record + frame), "x")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_extensions_at_the_end_of_a_gzip_stream(version: int) -> None:
+    body = BODY if version == 3 else BODY[:-1]
+    frame = struct.pack("<III", 0xADBE0003, 4, 4)
+    with pytest.warns(UserWarning, match="names its frame"):
+        gaussians_of_spz(gzip.compress(header(version, flags=2) + body + frame), "x")
+
+
+def rotations(version: int, *rows: bytes) -> np.ndarray:
+    """The rotations [N, 4] in a file of degree 0 that is otherwise zero."""
+    n = len(rows)
+    data = gzip.compress(header(version, n, degree=0) + bytes(16 * n) + b"".join(rows))
+    return gaussians_of_spz(data, "x").quats.double().numpy()
+
+
+def test_rotations_by_hand_whichever_component_is_the_largest() -> None:
+    a, b, c = np.array([73, -146, 219]) / (511 * math.sqrt(2))
+    rest = math.sqrt(1 - a * a - b * b - c * c)
+    words = [k << 30 | 73 << 20 | (512 + 146) << 10 | 219 for k in range(4)]
+    read = rotations(3, *(struct.pack("<I", word) for word in words))
+    # The file has x, y, z, w; the scene w, x, y, z.
+    expected = [[c, rest, a, b], [c, a, rest, b], [c, a, b, rest], [rest, a, b, c]]
+    np.testing.assert_allclose(read, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("version, row", [(2, b"\xff\xff\xff"), (3, struct.pack("<I", 3 << 30 | 0x1FF7FDFF))])
+def test_rotations_beyond_length_1_are_made_units(version: int, row: bytes) -> None:
+    third = math.sqrt(1 / 3)
+    np.testing.assert_allclose(rotations(version, row), [[0, third, third, third]], atol=1e-6)
+
+
+def test_positions_beyond_the_range_of_a_plan_end_there() -> None:
+    """In training, where a Gaussian may move out farther than the bits that were chosen reach."""
+    far = replace(one(), means=torch.tensor([[5000.0, -5000.0, 1.0]]))
+    end = (2**23 - 1) / 4096
+    assert SpzPlan(12).decoded(smallest_columns(far))["means"].tolist() == [[end, -end, 1.0]]
+
+
+def test_steps_wider_than_the_small_gaussians_are_told() -> None:
+    g = replace(one(), scales=torch.full((1, 3), math.log(0.01)))
+    with pytest.warns(UserWarning, match="details will be lost"):
+        spz_bytes(g, fraction_bits=6)  # 1 / 64
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        spz_bytes(g, fraction_bits=7)  # 1 / 128
+
+
+def test_a_scene_too_wide_for_any_bits_is_refused() -> None:
+    g = replace(one(), means=torch.tensor([[1e7, 0.0, 0.0]]))
+    assert default_fraction_bits(g) == 0
+    with pytest.raises(InputError, match=r"a Gaussian at 1e\+07 with 0 fraction bits, SPZ ends at 8.38861e\+06"):
+        spz_bytes(g)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_the_arrays_share_a_gzip_stream_to_rounding(make_scene, version: int) -> None:
+    _, parts = spz_bytes(make_scene(200, 1), version)
+    assert 0 <= parts["header"] < len(parts)
 
 
 def test_degree_4_is_cut_with_a_warning() -> None:
