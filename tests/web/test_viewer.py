@@ -15,6 +15,7 @@ from baked_scenes import toy_scene
 from chromium import Browser, Page, find_chromium, open_browser
 
 from radcomp_plugins.core.files import write_manifest
+from radcomp_plugins.smerf.formats.arrays import slice_bounds
 from radcomp_plugins.smerf.formats.small_files import NEAR
 from radcomp_plugins.smerf.formats.smerf import write_smerf
 from radcomp_plugins.smerf.layout import BakedScene
@@ -265,6 +266,17 @@ def test_hands_move_a_camera_by_hand(page: Page, serve: Callable, assets: dict[i
         _, forward, _ = after(drag.replace("SHIFT", "false"), mode)
         assert np.arctan2(forward[0], -forward[2]) == pytest.approx(angle)
         assert np.arcsin(forward[1]) == pytest.approx(-angle if mode == "fly" else angle)
+
+
+@pytest.mark.parametrize("triplane", [2048, 2056, 2072, 4096])
+def test_grids_of_many_cells_lie_in_files_as_the_writer_cuts_them(
+    page: Page, serve: Callable, assets: dict[int, Path], triplane: int
+):
+    opened(page, serve(assets[1]))
+    params = json.loads((assets[1] / "sm_000" / "scene_params.json").read_text())
+    params |= {"triplane_resolution": triplane, "triplane_voxel_size": 4 / triplane}
+    got = in_modules(page, "{ parseLayout } = scene.js", f"return parseLayout({json.dumps(params)}).gridLayers;")
+    assert got == [end - begin for begin, end in slice_bounds(triplane // 8)]
 
 
 def test_quality_by_hand(page: Page, serve: Callable, assets: dict[int, Path]):

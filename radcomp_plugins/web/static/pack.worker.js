@@ -54,16 +54,17 @@ async function packSlices(folder, prefix, kind, slices, texels, options) {
 
 // Distance and occupancy side by side, 2 bytes a cell.
 async function packCells(folder, layout, options) {
-  const count = layout.cells ** 3 / layout.gridFiles;
   const channels = layout.gridChannels;
   const cells = new Uint8Array(2 * layout.cells ** 3);
   await Promise.all(
     ["distance_grid_8", "occupancy_grid_8"].map(async (name, byte) => {
-      for (let file = 0; file < layout.gridFiles; file++) {
+      let to = byte;
+      for (const [file, layers] of layout.gridLayers.entries()) {
         const suffix = String(file).padStart(3, "0");
+        const count = layers * layout.cells ** 2;
         const bytes = await fetchArray(folder, `${name}_${suffix}.raw`, count * channels, options);
         // Grids padded to four channels repeat the value in each.
-        for (let i = 0, to = 2 * file * count + byte; i < count; i++, to += 2) cells[to] = bytes[i * channels];
+        for (let i = 0; i < count; i++, to += 2) cells[to] = bytes[i * channels];
       }
     }),
   );

@@ -107,8 +107,7 @@ export function parseLayout(params) {
     perAxis,
     alive,
     single: local <= 1,
-    // The grids' edge from which they are cut into eight files.
-    gridFiles: (params.export_slice_occupancy_and_distance_grids ?? true) && triplane / 8 > 256 ? 8 : 1,
+    gridLayers: gridLayers(triplane / 8, params.export_slice_occupancy_and_distance_grids ?? true),
     gridChannels: (params.export_pad_occupancy_and_distance_grids ?? true) ? 4 : 1,
     rangeFeatures: range(params, "range_features"),
     rangeDensity: range(params, "range_density"),
@@ -120,6 +119,14 @@ export function parseLayout(params) {
     exposure,
     preferGzip: format === "raw.gz",
   };
+}
+
+// Layers of cells in each of the files that the distance and the occupancy grid lie in: of more than 256 cells a side
+// they are cut into eight, the last of which has what is left.
+function gridLayers(cells, sliced) {
+  const files = sliced && cells > 256 ? 8 : 1;
+  const deep = Math.ceil(cells / files);
+  return Array.from({ length: files }, (_, file) => Math.min(deep, cells - file * deep));
 }
 
 // What differs between submodels: the atlas of their blocks.
