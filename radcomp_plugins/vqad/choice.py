@@ -5,11 +5,17 @@ softmax of logits (Equation 9), or the latent itself. Rows that nobody reads are
 training holds anyway is made: neither samples x codes nor vertices x codes x features.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from radcomp_plugins.core.threads import run_striped
+
+PIECE = 2**13
+"""Rows of a piece, so that what is made of it stays in the cache; sums go piece by piece, whatever the threads."""
 
 Kind = Literal["logits", "latent"]
 CodebookGradient = Literal["hard", "soft"]
@@ -33,38 +39,86 @@ def level_bounds(rows: Int[Tensor, " U"], starts: list[int]) -> list[int]:
 
 def grouped_sum(values: Float[Tensor, "U k"], group: Int[Tensor, " U"], groups: int) -> Float[Tensor, "G k"]:
     """Sum of the values of each group, in their order: index_add on a GPU would add in whatever order."""
+    if not values.is_cuda:
+        return values.new_zeros(groups, values.shape[1]).index_add_(0, group, values)
     order = group.argsort(stable=True)
     bounds = torch.searchsorted(group[order], torch.arange(groups + 1, device=group.device))
     return torch.segment_reduce(values[order], "sum", offsets=bounds, axis=0, unsafe=True, initial=0)
 
 
+def pieces_of(bounds: list[int], on_cpu: bool) -> list[tuple[int, int, int]]:
+    """Rows of each level, on the CPU at most `PIECE` at a time: (level, first, one past the last)."""
+    most = PIECE if on_cpu else max(bounds[-1], 1)
+    return [
+        (level, first, min(first + most, end))
+        for level, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False))
+        for first in range(begin, end, most)
+    ]
+
+
+def each_piece(work: Callable[[int, int, int, int], None], pieces: list[tuple[int, int, int]], on_cpu: bool) -> None:
+    """`work(number, level, first, end)` for every piece; on the CPU on all threads of the kernels' pool."""
+
+    def stripe(start: int, step: int) -> None:
+        # Whether gradients are recorded is each thread's own affair.
+        with torch.no_grad():
+            for number in range(start, len(pieces), step):
+                work(number, *pieces[number])
+
+    if on_cpu:
+        run_striped(stripe)
+    else:
+        stripe(0, 1)
+
+
 class _Choose(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, held, codebook, rows, starts, kind, soft):  # type: ignore[override]  # noqa: ANN001, ANN205
-        levels, codes, width = codebook.shape
-        bounds, mine = level_bounds(rows, starts), held[rows]
-        flat = torch.cat(
-            [index_of(mine[bounds[i] : bounds[i + 1]], codebook[i], kind) + i * codes for i in range(levels)]
-        )
-        chosen = codebook.flatten(0, 1)[flat]
-        table = chosen.new_zeros(len(held), width).index_copy_(0, rows, chosen)
-        gap = mine - chosen if kind == "latent" else mine[:0]
-        commitment = gap.square().sum() / max(gap.numel(), 1)
-        ctx.save_for_backward(mine if kind == "logits" else gap, codebook, rows, flat)
+        width, bounds = codebook.shape[2], level_bounds(rows, starts)
+        pieces = pieces_of(bounds, not held.is_cuda)
+        table, kept = held.new_zeros(len(held), width), held.new_empty(len(rows), held.shape[1])
+        index, squares = rows.new_empty(len(rows)), held.new_zeros(len(pieces))
+
+        def take(number: int, level: int, first: int, end: int) -> None:
+            here = rows[first:end]
+            mine = held.index_select(0, here)
+            index[first:end] = index_of(mine, codebook[level], kind)
+            chosen = codebook[level].index_select(0, index[first:end])
+            table.index_copy_(0, here, chosen)
+            kept[first:end] = mine - chosen if kind == "latent" else mine
+            if kind == "latent":
+                squares[number] = kept[first:end].square().sum()
+
+        each_piece(take, pieces, not held.is_cuda)
+        commitment = squares.sum() / max(kept.numel(), 1)
+        ctx.save_for_backward(kept, codebook, rows, index)
         ctx.bounds, ctx.kind, ctx.soft, ctx.count = bounds, kind, soft, len(held)
         return table, commitment
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_table, grad_commitment):  # type: ignore[override]  # noqa: ANN001, ANN205
-        held, codebook, rows, flat = ctx.saved_tensors
+        held, codebook, rows, index = ctx.saved_tensors
         levels, codes, width = codebook.shape
-        grad = grad_table[rows]
+        pieces = pieces_of(ctx.bounds, not held.is_cuda)
+        to_codes = codebook.new_zeros(len(pieces), codes, width)
+        level_of = torch.tensor([level for level, _, _ in pieces], dtype=torch.long, device=rows.device)
         if ctx.kind == "latent":
-            pull = grad_commitment * 2.0 / max(held.numel(), 1) * held
-            to_held = grad_table.index_copy(0, rows, grad + pull)
-            to_codebook = grouped_sum(grad, flat, levels * codes).view_as(codebook)
+            to_held, pull = torch.zeros_like(grad_table), grad_commitment * 2.0 / max(held.numel(), 1)
+
+            def pass_on(number: int, _: int, first: int, end: int) -> None:
+                here = rows[first:end]
+                grad = grad_table.index_select(0, here)
+                to_held.index_copy_(0, here, torch.addcmul(grad, held[first:end], pull))
+                to_codes[number] = grouped_sum(grad, index[first:end], codes)
+
+            each_piece(pass_on, pieces, not held.is_cuda)
+            to_codebook = grouped_sum(to_codes.flatten(1), level_of, levels).view_as(codebook)
             return to_held, to_codebook, None, None, None, None
+        grad = grad_table[rows]
+        flat = index + codes * torch.repeat_interleave(
+            torch.arange(levels, device=rows.device), torch.tensor(ctx.bounds, device=rows.device).diff()
+        )
         to_held = held.new_zeros(ctx.count, codes)
         softly = torch.zeros_like(codebook)
         for i in range(levels):

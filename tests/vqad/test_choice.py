@@ -5,7 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radcomp_plugins.vqad.choice import choose, grouped_sum, nearest
+from radcomp_plugins.core.threads import get_num_threads, set_num_threads
+from radcomp_plugins.vqad import choice
+from radcomp_plugins.vqad.choice import Kind, choose, grouped_sum, nearest
 
 
 def case(bits: int, seed: int, kind: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[int]]:
@@ -64,3 +66,26 @@ def test_grouped_sum_by_hand() -> None:
     values = torch.tensor([[1.0], [2.0], [4.0]])
     assert grouped_sum(values, torch.tensor([2, 0, 2]), 4).tolist() == [[2.0], [0.0], [5.0], [0.0]]
     assert grouped_sum(values[:0], torch.zeros(0, dtype=torch.long), 2).tolist() == [[0.0], [0.0]]
+
+
+@pytest.mark.parametrize("kind", ["latent", "logits"])
+def test_pieces_and_threads_change_nothing(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each level in pieces of 5 rows, spread over one thread and over three, against all of a level at once."""
+    generator = torch.Generator().manual_seed(0)
+    held = torch.randn(60, 3 if kind == "latent" else 4, generator=generator, dtype=torch.float64)
+    books = torch.randn(2, 4, 3, generator=generator, dtype=torch.float64)
+    pull = torch.randn(60, 3, generator=generator, dtype=torch.float64)
+    rows = torch.arange(60)[torch.rand(60, generator=generator) < 0.8]
+    found = []
+    before = get_num_threads()
+    for piece, threads in ((100, 1), (5, 1), (5, 3)):
+        monkeypatch.setattr(choice, "PIECE", piece)
+        set_num_threads(threads)
+        mine, codes = held.clone().requires_grad_(), books.clone().requires_grad_()
+        table, commitment = choose(mine, codes, rows, [0, 23, 60], kind)
+        ((table * pull)[rows].sum() + 3 * commitment).backward()
+        assert mine.grad is not None and codes.grad is not None
+        found.append([table.detach(), commitment.detach(), mine.grad, codes.grad])
+    set_num_threads(before)
+    for whole, one, three in zip(*found, strict=True):
+        assert torch.equal(one, three) and torch.allclose(whole, one, atol=1e-12)
