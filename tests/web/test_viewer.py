@@ -349,18 +349,6 @@ def test_a_busy_host_is_asked_again(page: Page, serve: Callable, assets: dict[in
     assert got == [[7], 2]
 
 
-def test_grids_of_more_than_256_cells_lie_in_eight_files(page: Page, serve: Callable, assets: dict[int, Path]):
-    opened(page, serve(assets[1]))
-    params = (assets[1] / "sm_000" / "scene_params.json").read_text()
-    change = "{ ...params, triplane_resolution: T, triplane_voxel_size: 4 / T }"
-    files = in_modules(
-        page,
-        "{ parseLayout } = scene.js",
-        f"const params = {params}; return [2048, 2112].map((T) => parseLayout({change}).gridFiles);",
-    )
-    assert files == [1, 8]
-
-
 def test_inverses_need_the_largest_pivot(page: Page, serve: Callable, assets: dict[int, Path]):
     """By a pivot of 1e-20 alone, the other row would be lost."""
     opened(page, serve(assets[1]))
