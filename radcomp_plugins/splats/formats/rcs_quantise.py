@@ -50,7 +50,7 @@ class RcsSettings:
     position: float = 0.15
     scale: float = 0.15
     rotation: float = 0.02
-    opacity: float = 1 / 24
+    opacity: float = 1 / 48
     colour: float = 0.06
     palette: int | None = None
     sh: float = 0.6

@@ -93,8 +93,8 @@ def test_levels_of_detail_and_prefixes(make_scene) -> None:
         decode_rcs(data[: ends[0] - 1], "x", prefix=True)
     with pytest.raises(InputError, match="cut off"):
         decode_rcs(data[:-1], "x")
-    # What paints most comes first, but for what is so transparent that its opacity is rounded to nothing.
-    assert float(rcs.paint(whole)[:385].quantile(0.02)) > 0.5 * float(rcs.paint(whole)[385:].quantile(0.99))
+    # What paints most comes first.
+    assert float(rcs.paint(whole)[:385].min()) > 0.5 * float(rcs.paint(whole)[385:].quantile(0.99))
 
 
 def test_significance_orders_the_levels(make_scene) -> None:
@@ -329,7 +329,7 @@ def test_ascii_kinds_are_what_the_container_takes(make_scene) -> None:
 
 @pytest.mark.parametrize(
     "name, measured",
-    [("playbot_lod5_0.sog", 8.530), ("playbot_lod3_0.sog", 9.212), ("guitar.compressed.ply", 7.215)],
+    [("playbot_lod5_0.sog", 8.613), ("playbot_lod3_0.sog", 9.318), ("guitar.compressed.ply", 7.337)],
 )
 def test_trained_scenes(real_data: Callable[[str], Path], name: str, measured: float) -> None:
     g = read_splats(real_data(f"splats/{name}"))
@@ -339,6 +339,6 @@ def test_trained_scenes(real_data: Callable[[str], Path], name: str, measured: f
     # Other libraries' k-means and logarithms may round otherwise.
     assert len(data) / len(g) == pytest.approx(measured, rel=0.02)
     alphas = [scene.opacities.sigmoid().sort().values for scene in (g, h)]
-    assert float((alphas[0] - alphas[1]).abs().max()) <= 0.5 / 31 + 1e-6
+    assert float((alphas[0] - alphas[1]).abs().max()) <= 0.5 / 48
     scales = g.scales.flatten().sort().values - h.scales.flatten().sort().values
     assert float(scales.abs().quantile(0.999)) <= 0.0751
