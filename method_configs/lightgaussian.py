@@ -94,7 +94,7 @@ lightgaussian_rcs_tiny = MethodSpecification(
             vq_finetune_steps=1500,
             encoding="rcs",
             encoding_steps=2500,
-            encoding_coarse=1.65,
+            encoding_coarse=1.58,
         ),
     ),
     description="LightGaussian to the smallest .rcs file, on two CPU cores: merged, and trained through the format.",

@@ -1,5 +1,6 @@
 """LightGaussian as one ns-train run: the stages, their losses and their report."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ from radcomp_plugins.teachers.dataset import adopt_dataset, required_teacher
 from radcomp_plugins.teachers.load import load_splats
 
 REPORT_NAME = "stages.json"
+
+TRAINED_OPACITY = 2.0
+"""Factor of .rcs's opacity step where a scene is trained through it: it saves 1 % of the file, and faint Gaussians,
+which it would round to nothing, can still move."""
 
 
 class LightGaussianPipeline(SplatPipeline):
@@ -179,6 +184,7 @@ class LightGaussianPipeline(SplatPipeline):
         assert encoding != "none"
         shared = model.palette()
         settings = RcsSettings().scaled(self.config.encoding_coarse)
+        settings = replace(settings, opacity=min(TRAINED_OPACITY * settings.opacity, 0.5))
         quantiser, palette = fake_quantiser(
             encoding, model.gaussians(), significance=model.weights(), palette=shared, settings=settings
         )
