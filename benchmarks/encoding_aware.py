@@ -121,7 +121,7 @@ class EncodingAware:
     def rcs_options(self, coarse: float) -> dict[str, Any]:
         """What the stage passes for .rcs."""
         model = self.pipeline.model
-        return {"significance": model.weights(), "palette": model.palette(), "settings": RcsSettings().scaled(coarse)}
+        return {"significance": model.weights(), "palette": model.palette(), "settings": RcsSettings().trained(coarse)}
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ class RcsAblation:
         self.rows: list[dict[str, Any]] = []
         assert model.quantiser is not None
         coarse = config.pipeline.encoding_coarse  # pyright: ignore[reportAttributeAccessIssue]
-        settings = RcsSettings(palette=len(model.codebook)).scaled(coarse)
+        settings = RcsSettings(palette=len(model.codebook)).trained(coarse)
         data = encode_rcs(model.gaussians(), significance=model.weights(), **model.quantiser.options())[0]
         self.add("all of it", data)
         self.add("no entropy coding", data, packed_bytes(data))

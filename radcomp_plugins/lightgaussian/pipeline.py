@@ -1,6 +1,5 @@
 """LightGaussian as one ns-train run: the stages, their losses and their report."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,6 @@ from radcomp_plugins.teachers.dataset import adopt_dataset, required_teacher
 from radcomp_plugins.teachers.load import load_splats
 
 REPORT_NAME = "stages.json"
-
-TRAINED_OPACITY = 2.0
-"""Factor of .rcs's opacity step where a scene is trained through it: it saves 1 % of the file, and faint Gaussians,
-which it would round to nothing, can still move."""
 
 
 class LightGaussianPipeline(SplatPipeline):
@@ -183,8 +178,7 @@ class LightGaussianPipeline(SplatPipeline):
         encoding, model = self.config.encoding, self.model
         assert encoding != "none"
         shared = model.palette()
-        settings = RcsSettings().scaled(self.config.encoding_coarse)
-        settings = replace(settings, opacity=min(TRAINED_OPACITY * settings.opacity, 0.5))
+        settings = RcsSettings().trained(self.config.encoding_coarse)
         quantiser, palette = fake_quantiser(
             encoding, model.gaussians(), significance=model.weights(), palette=shared, settings=settings
         )

@@ -100,10 +100,10 @@ class _Choose(torch.autograd.Function):
     def backward(ctx: Any, grad_table, grad_commitment):  # type: ignore[override]  # noqa: ANN001, ANN205
         held, codebook, rows, index = ctx.saved_tensors
         levels, codes, width = codebook.shape
-        pieces = pieces_of(ctx.bounds, not held.is_cuda)
-        to_codes = codebook.new_zeros(len(pieces), codes, width)
-        level_of = torch.tensor([level for level, _, _ in pieces], dtype=torch.long, device=rows.device)
         if ctx.kind == "latent":
+            pieces = pieces_of(ctx.bounds, not held.is_cuda)
+            to_codes = codebook.new_zeros(len(pieces), codes, width)
+            level_of = torch.tensor([level for level, _, _ in pieces], dtype=torch.long, device=rows.device)
             to_held, pull = torch.zeros_like(grad_table), grad_commitment * 2.0 / max(held.numel(), 1)
 
             def pass_on(number: int, _: int, first: int, end: int) -> None:

@@ -342,3 +342,9 @@ def test_trained_scenes(real_data: Callable[[str], Path], name: str, measured: f
     assert float((alphas[0] - alphas[1]).abs().max()) <= 0.5 / 48
     scales = g.scales.flatten().sort().values - h.scales.flatten().sort().values
     assert float(scales.abs().quantile(0.999)) <= 0.0751
+
+
+def test_what_is_trained_through_has_coarser_opacities_and_nothing_else() -> None:
+    scaled, trained = RcsSettings().scaled(1.5), RcsSettings().trained(1.5)
+    assert trained.opacity == pytest.approx(2 * scaled.opacity) and trained == replace(scaled, opacity=trained.opacity)
+    assert RcsSettings(opacity=0.4).trained(1.0).opacity == 0.5
