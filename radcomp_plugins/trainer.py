@@ -8,6 +8,8 @@ import torch
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from radcomp_plugins.core.allocator import keep_freed_memory
+
 _PATH_FIELDS = ("output_dir", "data", "load_dir", "load_config", "load_checkpoint")
 
 
@@ -34,6 +36,12 @@ class RunAnywhereTrainerConfig(TrainerConfig):
         if self.machine.device_type == "cuda" and not torch.cuda.is_available():
             self.machine.device_type = "cpu"
             CONSOLE.print(f"No CUDA device found: training on the CPU with {torch.get_num_threads()} threads.")
+
+    def setup(self, **kwargs: Any) -> Any:
+        """Upstream's trainer; a process that trains on the CPU keeps its memory from step to step."""
+        if self.machine.device_type == "cpu":
+            keep_freed_memory()
+        return super().setup(**kwargs)
 
     def make_paths_absolute(self) -> None:
         """Make paths that are relative to the working directory absolute, so that config.yml opens from anywhere."""

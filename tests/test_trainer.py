@@ -8,6 +8,7 @@ import yaml
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
 
+from radcomp_plugins import trainer
 from radcomp_plugins.splats.config import SplatDatamanagerConfig, SplatPipelineConfig
 from radcomp_plugins.trainer import RunAnywhereTrainerConfig
 
@@ -82,3 +83,15 @@ def test_config_of_version_0_1_loads_and_is_complete():
     for part in (old, old.pipeline, old.pipeline.model, old.pipeline.datamanager):
         assert [name for name in part.__dataclass_fields__ if not hasattr(part, name)] == []
     assert old.pipeline.model._target is not None
+
+
+@pytest.mark.parametrize(("device", "kept"), [("cpu", 1), ("cuda", 0)])
+def test_a_process_that_trains_on_the_cpu_keeps_its_memory(
+    device: str, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr(trainer, "keep_freed_memory", lambda: calls.append(1))
+    monkeypatch.setattr(TrainerConfig, "setup", lambda self, **kwargs: kwargs)
+    made = config()
+    made.machine.device_type = device  # type: ignore[assignment]
+    assert made.setup(local_rank=3) == {"local_rank": 3} and len(calls) == kept

@@ -79,6 +79,22 @@ def _locate(start, step, counter, points, top, children, coarsest, depth, nodes)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def _note_read(start, step, counter, nodes, corners, found, read):  # noqa: ANN001, ANN202
+    # Two threads may find the same node; both write what is true.
+    while True:
+        begin, end = claim_block(counter, len(nodes))
+        if begin == end:
+            return
+        for i in range(begin, end):
+            for level in range(nodes.shape[1]):
+                node = nodes[i, level]
+                if node >= 0 and not found[node]:
+                    found[node] = True
+                    for corner in range(8):
+                        read[corners[node, corner]] = True
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def _interpolate(start, step, counter, values, points, nodes, corners, coarsest, width, out):  # noqa: ANN001, ANN202
     depth = nodes.shape[1]
     while True:
@@ -174,6 +190,24 @@ def _locate_torch(octree: Octree, points: Tensor, depth: int) -> Tensor:
         node = torch.where(node >= 0, child, -1)
         found.append(node)
     return torch.stack(found, dim=1)
+
+
+def vertices_read(octree: Octree, nodes: Int[Tensor, "N L"]) -> Int[Tensor, " U"]:
+    """Vertices that the interpolation at some nodes reads, ascending, each once.
+
+    Args:
+        octree: on the nodes' device.
+        nodes: as `locate` gives them.
+    """
+    found = torch.zeros(len(octree.corners), dtype=torch.bool, device=nodes.device)
+    read = torch.zeros(octree.num_vertices, dtype=torch.bool, device=nodes.device)
+    if nodes.device.type == "cpu":
+        arrays = nodes.int().contiguous().numpy(), octree.corners.numpy(), found.numpy(), read.numpy()
+        run_striped(_note_read, new_counter(), *arrays)
+    else:
+        found[nodes[nodes >= 0].long()] = True
+        read[octree.corners[found].flatten().long()] = True
+    return read.nonzero().squeeze(1)
 
 
 def corner_weights(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numba import njit
+from numpy.typing import NDArray
 from torch import Tensor
 
 from radcomp_plugins.core.morton import spread
@@ -20,6 +21,9 @@ from radcomp_plugins.core.threads import claim_block, new_counter, run_striped
 
 SHORTEST = 1e-6
 """Ways through a voxel shorter than this, in box units, are left out: where rays graze an edge."""
+
+_KEPT = 16
+"""Hits of a ray that are kept while they are counted. Most rays have fewer, and need not be traced again."""
 
 _CROSSINGS = 2**22
 """Crossings that the twin sorts at once."""
@@ -96,7 +100,7 @@ def _next_cell(x, y, z, tx, ty, tz, d):  # noqa: ANN001, ANN202
 
 
 @njit(nogil=True, error_model="numpy")
-def _trace_inside(children, root, shift, cell, side, o, d, here, leave, hits, place, count):  # noqa: ANN001, ANN202
+def _trace_inside(children, root, shift, cell, side, o, d, here, leave, hits, place, room, count):  # noqa: ANN001, ANN202
     """Hits in one cell of the coarsest level, `shift` levels below it; returns their number added to `count`."""
     starts, ends, nodes = hits
     ratio, fine = np.int64(1) << shift, side << shift
@@ -111,7 +115,7 @@ def _trace_inside(children, root, shift, cell, side, o, d, here, leave, hits, pl
         if after - here > SHORTEST:
             node = _inside_cell(children, root, shift, x, y, z)
             if node >= 0:
-                if place >= 0:
+                if count < room:
                     starts[place + count], ends[place + count], nodes[place + count] = here, after, node
                 count += 1
         here = max(here, after)
@@ -120,8 +124,8 @@ def _trace_inside(children, root, shift, cell, side, o, d, here, leave, hits, pl
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _trace(top, children, coarsest, shift, o, d, near, far, hits, place):  # noqa: ANN001, ANN202
-    """Hits of one ray, written from `place` on where `place` is not negative; returns their number."""
+def _trace(top, children, coarsest, shift, o, d, near, far, hits, place, room):  # noqa: ANN001, ANN202
+    """Hits of one ray, the first `room` of them written from `place` on; returns how many there are."""
     count = 0
     begin, end = _clip(o, d, near, far)
     if not begin < end:
@@ -136,25 +140,48 @@ def _trace(top, children, coarsest, shift, o, d, near, far, hits, place):  # noq
         leave = min(tx, ty, tz, end)
         root = top[(spread(x) << 2) | (spread(y) << 1) | spread(z)]
         if root >= 0 and leave > begin:
-            count = _trace_inside(children, root, shift, (x, y, z), side, o, d, begin, leave, hits, place, count)
+            count = _trace_inside(children, root, shift, (x, y, z), side, o, d, begin, leave, hits, place, room, count)
         begin = max(begin, leave)
         x, y, z = _next_cell(x, y, z, tx, ty, tz, d)
     return count
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _intersect(start, step, counter, rays, far, top, children, coarsest, shift, offsets, fill, hits):  # noqa: ANN001, ANN202
-    """Count each ray's hits into offsets[r + 1], or, with `fill`, write them from offsets[r] on."""
+def _count(start, step, counter, rays, far, top, children, coarsest, shift, counts, kept):  # noqa: ANN001, ANN202
+    """Count each ray's hits, and keep the first of them."""
     origins, directions, near = rays
     while True:
         begin, end = claim_block(counter, len(origins))
         if begin == end:
             return
         for r in range(begin, end):
-            place = offsets[r] if fill else np.int64(-1)
-            count = _trace(top, children, coarsest, shift, origins[r], directions[r], near[r], far, hits, place)
-            if not fill:
-                offsets[r + 1] = count
+            o, d = origins[r], directions[r]
+            counts[r] = _trace(top, children, coarsest, shift, o, d, near[r], far, kept, r * _KEPT, _KEPT)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _pack(start, step, counter, rays, far, top, children, coarsest, shift, offsets, kept, hits):  # noqa: ANN001, ANN202
+    """Write all rays' hits one after the other: those kept are copied, rays with more are traced again."""
+    origins, directions, near = rays
+    starts, ends, nodes = hits
+    while True:
+        begin, end = claim_block(counter, len(origins))
+        if begin == end:
+            return
+        for r in range(begin, end):
+            place, count = offsets[r], offsets[r + 1] - offsets[r]
+            if count > _KEPT:
+                o, d = origins[r], directions[r]
+                _trace(top, children, coarsest, shift, o, d, near[r], far, hits, place, count)
+            else:
+                for i in range(count):
+                    starts[place + i], ends[place + i] = kept[0][r * _KEPT + i], kept[1][r * _KEPT + i]
+                    nodes[place + i] = kept[2][r * _KEPT + i]
+
+
+def _room_for(hits: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
+    """Starts, ends and nodes, not written yet."""
+    return np.empty(hits, np.float32), np.empty(hits, np.float32), np.empty(hits, np.int32)
 
 
 def intersect(
@@ -180,12 +207,11 @@ def intersect(
         return _intersect_torch(octree, origins, directions, near, level, far)
     rays = tuple(t.detach().double().contiguous().numpy() for t in (origins, directions, near))
     tables = octree.top.numpy(), octree.children.numpy(), octree.coarsest, level - octree.coarsest
-    offsets = np.zeros(len(origins) + 1, np.int64)
-    none = np.zeros(0, np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32)
-    run_striped(_intersect, new_counter(), rays, far, *tables, offsets, False, none)
-    offsets = np.cumsum(offsets)
-    hits = np.empty(offsets[-1], np.float32), np.empty(offsets[-1], np.float32), np.empty(offsets[-1], np.int32)
-    run_striped(_intersect, new_counter(), rays, far, *tables, offsets, True, hits)
+    counts, kept = np.empty(len(origins), np.int64), _room_for(len(origins) * _KEPT)
+    run_striped(_count, new_counter(), rays, far, *tables, counts, kept)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    hits = _room_for(offsets[-1])
+    run_striped(_pack, new_counter(), rays, far, *tables, offsets, kept, hits)
     return VoxelHits(*(torch.from_numpy(array) for array in (*hits, offsets)))
 
 

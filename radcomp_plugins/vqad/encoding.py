@@ -19,7 +19,7 @@ from nerfstudio.field_components.encodings import Encoding
 from torch import Tensor
 
 from radcomp_plugins.core.octree import Octree, matching_rows
-from radcomp_plugins.core.octree_lookup import interpolate, locate
+from radcomp_plugins.core.octree_lookup import interpolate, locate, vertices_read
 from radcomp_plugins.core.vq import kmeans
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.vqad.choice import CodebookGradient, choose, index_of
@@ -99,17 +99,8 @@ class VQADEncoding(Encoding):
         if not self.position_gradients:
             points = points.detach()
         nodes = locate(self.octree, points, self.level)
-        features = interpolate(self.table(self.touched(nodes)), self.octree, points, nodes)
+        features = interpolate(self.table(vertices_read(self.octree, nodes)), self.octree, points, nodes)
         return features.view(*in_tensor.shape[:-1], self.features)
-
-    def touched(self, nodes: Int[Tensor, "N L"]) -> Int[Tensor, " U"]:
-        """Vertices that the interpolation at some nodes reads, ascending, each once."""
-        octree = self.octree
-        found = torch.zeros(len(octree.corners), dtype=torch.bool, device=nodes.device)
-        found[nodes[nodes >= 0].long()] = True
-        reached = torch.zeros(octree.num_vertices, dtype=torch.bool, device=nodes.device)
-        reached[octree.corners[found].flatten().long()] = True
-        return reached.nonzero().squeeze(1)
 
     def table(self, rows: Int[Tensor, " U"] | None = None) -> Float[Tensor, "m k"]:
         """Features of all vertices, those that indices select; gradients go straight through the selection.

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from radcomp_plugins.core.octree_lookup import locate
+from radcomp_plugins.core.octree_lookup import locate, vertices_read
 from radcomp_plugins.core.octree_rays import intersect, rays_within, split_evenly
 from radcomp_plugins.core.volume import accumulate, ray_index, render_weights
 from radcomp_plugins.vqad import render_cpu
@@ -128,7 +128,8 @@ def _table_for(field: VqadField, samples: _Samples, depth: int) -> Tensor:
     if encoding.mode in ("full", "fixed"):
         return encoding.table()
     points = _points(samples, ray_index(samples.ray_offsets))
-    return encoding.table(encoding.touched(locate(field.octree, points, field.octree.coarsest + depth - 1)))
+    nodes = locate(field.octree, points, field.octree.coarsest + depth - 1)
+    return encoding.table(vertices_read(field.octree, nodes))
 
 
 def _points(samples: _Samples, rays: Tensor) -> Tensor:
@@ -140,7 +141,7 @@ def _draw_with_torch(field: VqadField, samples: _Samples, base: Tensor, depth: i
     rays, offsets = ray_index(samples.ray_offsets), samples.ray_offsets
     points = _points(samples, rays)
     nodes = locate(field.octree, points, field.octree.coarsest + depth - 1)
-    table = field.encoding.table(field.encoding.touched(nodes))
+    table = field.encoding.table(vertices_read(field.octree, nodes))
     with torch.no_grad():
         seen = _before_opaque(field, table, points, nodes, base, samples, rays)
     total = len(seen)

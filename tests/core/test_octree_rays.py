@@ -95,6 +95,21 @@ def test_ends_and_misses() -> None:
     assert len(intersect(octree, origins[:0], directions[:0], torch.zeros(0)).starts) == 0
 
 
+def test_a_ray_with_more_hits_than_are_kept_between_rays_with_few() -> None:
+    octree = Octree.dense(5, 5)
+    origins = torch.tensor([[-1.0, 0.51, 0.51], [-1.0, 0.51, 0.51], [0.9, 0.51, 0.51], [0.0, -1.0, 0.51]])
+    directions = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.01, 1.0, 0.0]])
+    near = torch.zeros(4)
+    hits, slowly = (
+        intersect(octree, origins, directions, near),
+        _intersect_torch(octree, origins, directions, near, 5, np.inf),
+    )
+    assert hits.ray_offsets.diff().tolist()[:3] == [0, 32, 4] and torch.equal(hits.ray_offsets, slowly.ray_offsets)
+    assert torch.equal(hits.nodes, slowly.nodes)
+    assert torch.allclose(hits.starts, slowly.starts, atol=1e-6)
+    assert torch.allclose(hits.ends, slowly.ends, atol=1e-6)
+
+
 def test_samples_of_each_part() -> None:
     hits = VoxelHits(
         torch.tensor([1.0, 2.0]), torch.tensor([2.0, 2.5]), torch.tensor([0, 1]).int(), torch.tensor([0, 0, 2])

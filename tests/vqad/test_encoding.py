@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from radcomp_plugins.core.octree import Octree
-from radcomp_plugins.core.octree_lookup import interpolate, locate
+from radcomp_plugins.core.octree_lookup import interpolate, locate, vertices_read
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.vqad.encoding import VQADEncoding, octree_of
 
@@ -61,7 +61,7 @@ def test_only_touched_vertices_are_looked_up() -> None:
     made = encoding("logits")
     points = torch.rand(30, 3)
     nodes = locate(made.octree, points)
-    rows = made.touched(nodes)
+    rows = vertices_read(made.octree, nodes)
     corners = {int(v) for node in nodes[nodes >= 0].tolist() for v in made.octree.corners[node]}
     assert rows.tolist() == sorted(corners)
     made(points)
