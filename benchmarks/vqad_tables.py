@@ -29,6 +29,7 @@ from nerfstudio.utils.rich_utils import CONSOLE, get_progress
 
 from radcomp_plugins.cli.measure import device_name
 from radcomp_plugins.cli.training import dataset_parser
+from radcomp_plugins.core.allocator import keep_freed_memory
 from radcomp_plugins.core.files import read_json, write_json
 from radcomp_plugins.vqad import baselines
 from radcomp_plugins.vqad.asset import FileSettings, quality_of, settle
@@ -90,6 +91,7 @@ class VqadTables:
 
     def main(self) -> None:
         """Measure what is not measured yet, and write it after each row."""
+        keep_freed_memory()
         for seed in range(self.seeds):
             if "2" in self.tables:
                 self.table_2(seed)
