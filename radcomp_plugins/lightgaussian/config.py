@@ -83,6 +83,10 @@ class LightGaussianPipelineConfig(SplatPipelineConfig):
     pseudo_view_sigma: float = 0.05
     """Standard deviation of that noise, in units of the mean distance between the training cameras and the point they
     look at, so that it means the same in every scene. The paper: 0.1 in the units of its scenes."""
+    recovery_pseudo_view_share: float = 0.0
+    """Share of all other stages' steps at pseudo views, against the teacher's picture, in [0, 1]; the rest are photos.
+    Raising it keeps a scene of few photos from being fitted to them alone; a step at one costs the teacher's picture.
+    The paper: 0."""
     vq_ratio: float = 1.0
     """Share of the Gaussians, the least significant, whose SH become entries of a codebook, in [0, 1]. The others keep
     SH of their own. The paper: 0.6. 0 switches quantisation off."""

@@ -196,11 +196,14 @@ class LightGaussianPipeline(SplatPipeline):
             return score(scene, contributions(scene, progress.track(views)), self.config.significance)
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
-        """A step on a photo, or in the distillation stage on the teacher's picture of a training or pseudo view."""
+        """A step on a photo, or on the teacher's picture of a training or pseudo view."""
         stage = stage_at(self.stages, step)
         camera, batch = self.datamanager.next_train(step)
-        if stage is not None and stage.action == "distil":
-            camera, batch = self._distillation_view(step, camera, batch)
+        if stage is not None:
+            distils = stage.action == "distil"
+            share = self.config.pseudo_view_share if distils else self.config.recovery_pseudo_view_share
+            taught = distils and self.config.distillation_target == "teacher"
+            camera, batch = self._taught_view(step, camera, batch, share, taught)
         outputs = self.model(camera)
         metrics = self.model.get_metrics_dict(outputs, batch)
         losses = self.model.get_loss_dict(outputs, batch, metrics)
@@ -210,15 +213,24 @@ class LightGaussianPipeline(SplatPipeline):
         metrics["stage"] = self.stages.index(stage) + 1 if stage is not None else len(self.stages) + 1
         return outputs, losses, metrics
 
-    def _distillation_view(self, step: int, camera: Cameras, batch: dict) -> tuple[Cameras, dict]:
-        """The camera of a distillation step and its target (Fan et al. 2024, Eq. 5 and 6): the teacher's picture."""
+    def _taught_view(
+        self, step: int, camera: Cameras, batch: dict, pseudo_share: float, taught: bool
+    ) -> tuple[Cameras, dict]:
+        """The camera of a step and its target: at pseudo views the teacher's picture (Fan et al. 2024, Eq. 5 and 6).
+
+        Args:
+            step: decides on the view.
+            camera: the training view that is due.
+            batch: its photo.
+            pseudo_share: chance of a pseudo view, the camera moved.
+            taught: whether the training view has the teacher's picture as its target too, not the photo.
+        """
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
-        share = torch.rand((), generator=generator).item()
-        if share < self.config.pseudo_view_share:
+        if torch.rand((), generator=generator).item() < pseudo_share:
             sigma = self.config.pseudo_view_sigma * self._view_distance()
             camera = camera.to(self.device)
             camera.camera_to_worlds = jitter_positions(camera.camera_to_worlds, sigma, generator)
-        elif self.config.distillation_target == "photo":
+        elif not taught:
             return camera, batch
         background = self.model._get_background_color().to(self.device)
         return camera, {"image": picture(self.teacher, pinhole_views(camera.to(self.device))[0], background)}

@@ -46,6 +46,7 @@ def check(config: LightGaussianPipelineConfig) -> None:
     ranges = {
         "prune_ratio": (0.0, 0.9999),
         "pseudo_view_share": (0.0, 1.0),
+        "recovery_pseudo_view_share": (0.0, 1.0),
         "vq_ratio": (0.0, 1.0),
         "vq_decay": (0.0, 0.9999),
         "lr_final_factor": (1e-6, 1.0),

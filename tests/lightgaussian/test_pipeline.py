@@ -326,21 +326,36 @@ def test_other_stages_train_on_the_photos(make_pipeline, monkeypatch):
         assert torch.equal(seen["batch"]["image"], photo)
 
 
+def test_other_stages_may_look_at_pseudo_views_too(make_pipeline, monkeypatch):
+    pipeline = make_pipeline(recovery_pseudo_view_share=1.0, pseudo_view_share=0.0, encoding="rcs", encoding_steps=2)
+    drawn = []
+    monkeypatch.setattr(module, "picture", lambda *args: drawn.append(args) or picture(*args))
+    cameras = pipeline.datamanager.train_dataset.cameras.camera_to_worlds
+    for step in (0, 4, 11, 13):
+        loss_at(pipeline, step)
+        scene, view, _ = drawn[-1]
+        train_view = views_of(cameras[pipeline.datamanager.image_index(step)][None])[0]
+        assert scene is pipeline.teacher
+        assert float((view.viewmat[:3, 3] - train_view.viewmat[:3, 3]).norm()) > 1e-3
+    loss_at(pipeline, 7)
+    assert len(drawn) == 4, "the distillation has a share of its own"
+
+
 def test_pseudo_views_have_the_stated_sigma_in_units_of_the_cameras_distance(make_pipeline):
-    pipeline = make_pipeline(pseudo_view_share=0.5, pseudo_view_sigma=0.1)
+    pipeline = make_pipeline(pseudo_view_sigma=0.1)
     c2w = pipeline.datamanager.train_dataset.cameras.camera_to_worlds
     camera = pipeline.datamanager.train_dataset.cameras[0:1]
     moves = []
     batch = {"image": torch.zeros(1, 1, 3)}
     for step in range(400):
-        moved, _ = pipeline._distillation_view(step, pipeline.datamanager.train_dataset.cameras[0:1], batch)
+        moved, _ = pipeline._taught_view(step, pipeline.datamanager.train_dataset.cameras[0:1], batch, 0.5, False)
         moves.append(moved.camera_to_worlds[0, :, 3] - camera.camera_to_worlds[0, :, 3])
     moves = torch.stack(moves)
     pseudo = moves[(moves != 0).any(dim=1)]
     assert 0.4 < len(pseudo) / len(moves) < 0.6
     distance = c2w[:, :3, 3].norm(dim=1).mean()
     assert pseudo.std(dim=0).tolist() == pytest.approx([0.1 * float(distance)] * 3, rel=0.2)
-    again, _ = pipeline._distillation_view(7, pipeline.datamanager.train_dataset.cameras[0:1], batch)
+    again, _ = pipeline._taught_view(7, pipeline.datamanager.train_dataset.cameras[0:1], batch, 0.5, False)
     assert torch.equal(again.camera_to_worlds[0, :, 3] - camera.camera_to_worlds[0, :, 3], moves[7])
     # The dataset's cameras stay where they are.
     assert torch.equal(pipeline.datamanager.train_dataset.cameras.camera_to_worlds, c2w)

@@ -108,6 +108,7 @@ def test_progress_runs_from_0_to_1_and_no_further():
         ("vq_decay", 1.0),
         ("lr_final_factor", 0.0),
         ("encoding_coarse", 9.0),
+        ("recovery_pseudo_view_share", 1.1),
         ("encoding_steps", -1),
     ],
 )
