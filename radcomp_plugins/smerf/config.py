@@ -58,10 +58,12 @@ class SmerfModelConfig(ModelConfig):
     enable_collider: bool = False
     """Rays begin at `near_plane` and end with the contracted cube; nerfstudio's collider is not used."""
     camera_room: float = 1.0
-    """Largest coordinate a camera gets in the unit frame, in (0, 1]. Lowering it leaves room around the cameras."""
+    """Half the side of the cameras' bounding box in the unit frame, in (0, 1]; with one submodel the largest coordinate
+    that a camera gets. Lowering it leaves room around the cameras."""
     submodels_per_axis: int = 1
-    """K: the cube that holds the cameras has K^3 cells, and every cell with a camera a submodel of its own. Raising it
-    sharpens large scenes, and costs a submodel's training and bytes each. The paper: 1 or 5."""
+    """K: the cube that holds the cameras has K^3 cells, placed so that few of them hold cameras; each that does has a
+    submodel of its own. Raising it sharpens large scenes, and costs a submodel's training and bytes each. The paper: 1
+    or 5."""
     submodel_scale_factor: float = 2.5
     """How much smaller than its cell a submodel's linear region is; what lies outside is contracted. The paper: 2.5 at
     K = 1, where the scene's centre matters most; 0.8 at K = 5, so that the region reaches over the cell's border."""

@@ -363,7 +363,7 @@ class SmerfModel(Model):
 
 def layout_for(config: SmerfModelConfig, origins: Float[Tensor, "cameras 3"]) -> Layout:
     """The layout of a student, given where its training cameras are in the scene frame."""
-    frame = unit_frame(origins, config.camera_room)
+    frame = unit_frame(origins, config.camera_room, config.submodels_per_axis)
     unit = origins.double() * float(frame[0, 0]) + torch.from_numpy(frame[:, 3])
     return Layout(
         triplane_resolution=config.triplane_resolution,

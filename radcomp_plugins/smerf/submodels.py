@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from radcomp_plugins.errors import InputError
@@ -57,26 +58,39 @@ def rotate(vectors: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
     return torch.stack([-x, z, y], dim=-1)
 
 
-def unit_frame(origins: Float[Tensor, "cameras 3"], camera_room: float = 1.0) -> np.ndarray:
-    """The scale, without shift, that brings every camera into [-1, 1]^3.
+def unit_frame(origins: Float[Tensor, "cameras 3"], camera_room: float = 1.0, per_axis: int = 1) -> NDArray[np.float64]:
+    """The scale and shift that bring every camera into [-1, 1]^3, and into as few cells of it as there can be.
 
-    The scene frame's own origin stays the centre: dataset parsers put it where the cameras look, or among them.
+    With one submodel the scene frame's own origin stays the centre: dataset parsers put it where the cameras look, or
+    among them. With more, the cameras' bounding box is centred in the fewest cells that hold it, along each axis by
+    itself: cameras at eye height lie in one layer of cells, not half above and half below a border.
 
     Args:
         origins: camera positions, scene frame.
         camera_room: largest coordinate that a camera gets, in (0, 1].
+        per_axis: K, cells along each axis.
 
     Returns:
         [3, 4] scene-to-unit matrix; the identity where all cameras are at the origin.
 
     Raises:
         InputError: no camera, or one that is not finite.
+
+    Note:
+        The paper's grid lies around the origin. Ours makes two submodels of two rooms at K = 2 instead of eight.
     """
     if len(origins) == 0 or not bool(torch.isfinite(origins).all()):
         raise InputError(f"{len(origins)} training cameras, not all finite: expected at least one, with finite poses")
-    reach = float(origins.abs().max())
+    low, high = origins.double().amin(dim=0).numpy(), origins.double().amax(dim=0).numpy()
+    reach = float(origins.abs().max()) if per_axis == 1 else float((high - low).max()) / 2
     scale = camera_room / reach if reach > 0 else 1.0
-    return np.concatenate([np.eye(3) * scale, np.zeros((3, 1))], axis=1)
+    shift = np.zeros(3)
+    if per_axis > 1:
+        # A hair more than the extent: a camera on a border would be one cell further.
+        needed = np.clip(np.ceil((high - low) * scale * per_axis / 2 + 1e-6), 1, per_axis)
+        first = (per_axis - needed) // 2
+        shift = -1.0 + (2 * first + needed) / per_axis - scale * (low + high) / 2
+    return np.concatenate([np.eye(3) * scale, shift[:, None]], axis=1)
 
 
 def live_submodels(origins: Float[Tensor, "cameras 3"], per_axis: int) -> tuple[int, ...]:

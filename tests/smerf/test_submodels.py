@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.smerf.layout import Layout, unit_to_submodel
-from radcomp_plugins.smerf.submodels import Submodels, live_submodels, rotate, unit_frame
+from radcomp_plugins.smerf.submodels import CAMERA_ROOM, Submodels, live_submodels, rotate, unit_frame
 
 
 def test_layout_and_torch_agree() -> None:
@@ -51,6 +53,41 @@ def test_unit_frame_holds_all_cameras() -> None:
     unit = origins.numpy() @ frame[:, :3].T + frame[:, 3]
     assert np.abs(unit).max() == pytest.approx(0.5)
     np.testing.assert_array_equal(unit_frame(torch.zeros(2, 3)), np.eye(4)[:3])
+
+
+def moved(origins: torch.Tensor, per_axis: int, room: float = 1.0) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """Cameras in the unit frame, and the cells that live."""
+    frame = unit_frame(origins, room, per_axis)
+    unit = (origins.double() @ torch.from_numpy(frame[:, :3]).T + torch.from_numpy(frame[:, 3])).float()
+    return unit, live_submodels(unit, per_axis)
+
+
+def test_cameras_at_eye_height_are_in_one_layer_of_cells() -> None:
+    """Two rooms, 7 m wide, cameras within 2.4 m and half a metre of height, all to one side of the scene's origin."""
+    generator = torch.Generator().manual_seed(0)
+    origins = torch.rand(300, 3, generator=generator) * torch.tensor([7.0, 2.4, 0.5]) + torch.tensor([-3.5, -1.2, 1.2])
+    unit, live = moved(origins, 2)
+    assert live == (0, 4)
+    for axis, middle in ((0, 0.0), (1, -0.5), (2, -0.5)):
+        assert float(unit[:, axis].amin() + unit[:, axis].amax()) / 2 == pytest.approx(middle, abs=1e-5)
+    assert float(unit[:, 0].amax()) == pytest.approx(1.0, abs=1e-5)
+    assert len(moved(origins, 3)[1]) == 6 and len(moved(origins, 5)[1]) == 10
+
+
+@given(st.integers(0, 1000), st.integers(1, 5), st.floats(0.2, 1.0))
+def test_every_axis_has_as_few_cells_as_can_be(seed: int, per_axis: int, room: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    size, place = torch.rand(2, 3, generator=generator) * torch.tensor([[8.0], [20.0]])
+    origins = torch.rand(9, 3, generator=generator) * size + place
+    unit, live = moved(origins, per_axis, room)
+    assert float(unit.abs().max()) <= CAMERA_ROOM
+    if per_axis > 1:
+        extent = unit.amax(dim=0) - unit.amin(dim=0)
+        assert float(extent.max()) == pytest.approx(2 * room, rel=1e-4)
+        cells = np.unravel_index(np.array(live), (per_axis,) * 3)
+        for axis in range(3):
+            most = max(1, int(np.ceil(float(extent[axis]) * per_axis / 2 + 1e-4)))
+            assert cells[axis].max() - cells[axis].min() + 1 <= most
 
 
 def test_live_submodels() -> None:
