@@ -11,7 +11,7 @@ from radcomp_plugins.core.metrics import psnr
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.smerf import losses
 from radcomp_plugins.smerf.config import SmerfModelConfig, SmerfPipelineConfig
-from radcomp_plugins.smerf.model import SmerfModel, cull_threshold
+from radcomp_plugins.smerf.model import SmerfModel, cull_threshold, layout_for
 from radcomp_plugins.smerf.rays import weighty_points
 
 
@@ -28,6 +28,14 @@ def test_student_learns_its_teacher(trained_student: SmerfModel) -> None:
     middle = 0.5 * (said.edges[:, 1:] + said.edges[:, :-1])
     depth = (said.weights * middle).sum(dim=-1)
     assert float((outputs["depth"][hit, 0] - depth[hit]).abs().median()) < 0.05
+
+
+def test_layout_has_few_submodels() -> None:
+    """Cameras on one wide, flat floor, in the scene frame's corner: a cell each for left and right, and no more."""
+    origins = torch.rand(200, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([4.0, 1.0, 0.2]) + 3.0
+    layout = layout_for(SmerfModelConfig(submodels_per_axis=2), origins)
+    assert layout.alive == (0, 4)
+    assert layout_for(SmerfModelConfig(), origins).scene_to_unit[:, 3].tolist() == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("sampling", ["march", "teacher"])
