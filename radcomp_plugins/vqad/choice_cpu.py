@@ -46,8 +46,9 @@ def _nearest(points, at, books, book, codes):  # noqa: ANN001, ANN202
         closer = score > nearest
         nearest, minus = select(closer, score, nearest), select(closer, broadcast(np.float32(-first)), minus)
     equal = nearest >= broadcast(largest(nearest))
-    # Where a number is not finite, nothing may be equal: no code past the last even then.
-    return min(np.int64(-largest(select(equal, minus - lane_numbers(), broadcast(-_FAR)))), codes - 1)
+    code = np.int64(-largest(select(equal, minus - lane_numbers(), broadcast(-_FAR))))
+    # Where a number is not finite, nothing may be equal: some code of the book even then.
+    return max(np.int64(0), min(code, np.int64(codes - 1)))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
