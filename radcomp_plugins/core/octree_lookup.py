@@ -199,14 +199,17 @@ def vertices_read(octree: Octree, nodes: Int[Tensor, "N L"]) -> Int[Tensor, " U"
         octree: on the nodes' device.
         nodes: as `locate` gives them.
     """
-    found = torch.zeros(len(octree.corners), dtype=torch.bool, device=nodes.device)
+    if nodes.device.type != "cpu":
+        return _vertices_read_torch(octree, nodes)
+    found, read = np.zeros(len(octree.corners), np.bool_), np.zeros(octree.num_vertices, np.bool_)
+    run_striped(_note_read, new_counter(), nodes.int().contiguous().numpy(), octree.corners.numpy(), found, read)
+    return torch.from_numpy(read).nonzero().squeeze(1)
+
+
+def _vertices_read_torch(octree: Octree, nodes: Tensor) -> Tensor:
+    """`vertices_read` in plain torch, for any device."""
     read = torch.zeros(octree.num_vertices, dtype=torch.bool, device=nodes.device)
-    if nodes.device.type == "cpu":
-        arrays = nodes.int().contiguous().numpy(), octree.corners.numpy(), found.numpy(), read.numpy()
-        run_striped(_note_read, new_counter(), *arrays)
-    else:
-        found[nodes[nodes >= 0].long()] = True
-        read[octree.corners[found].flatten().long()] = True
+    read[octree.corners[nodes[nodes >= 0].long().unique()].flatten().long()] = True
     return read.nonzero().squeeze(1)
 
 

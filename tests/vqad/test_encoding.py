@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from radcomp_plugins.core.octree import Octree
-from radcomp_plugins.core.octree_lookup import interpolate, locate, vertices_read
+from radcomp_plugins.core.octree_lookup import _vertices_read_torch, interpolate, locate, vertices_read
 from radcomp_plugins.errors import InputError
 from radcomp_plugins.vqad.encoding import VQADEncoding, octree_of
 
@@ -64,6 +64,7 @@ def test_only_touched_vertices_are_looked_up() -> None:
     rows = vertices_read(made.octree, nodes)
     corners = {int(v) for node in nodes[nodes >= 0].tolist() for v in made.octree.corners[node]}
     assert rows.tolist() == sorted(corners)
+    assert torch.equal(rows, _vertices_read_torch(made.octree, nodes))
     made(points)
     assert made.last_touched is not None and torch.equal(made.last_touched, rows)
     assert len(rows) < made.octree.num_vertices
