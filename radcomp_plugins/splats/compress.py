@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -166,7 +167,7 @@ def compress(
     significance = score(scene, contributions(scene, views))
     meter = Meter(scene, significance, codec, views, merging=effort.merging)
     if goal == Goal():
-        chosen = meter.measure(Point(len(scene), scene.sh_degree, 1.0, _default_palette(scene)))
+        chosen = meter.measure(Point(len(scene), scene.sh_degree, 1.0, _default_palette(scene, codec)))
     else:
         chosen = control(meter, goal, lambda m: progress(_line(m)))
     before = chosen
@@ -222,8 +223,13 @@ def _recovered(meter: Meter, chosen: Measured, goal: Goal, effort: Effort) -> Me
     return fitted if psnr[1] > psnr[0] else chosen
 
 
-def _default_palette(scene: Gaussians) -> int:
-    return default_palette_size(len(scene)) if scene.sh_degree else 0
+def _default_palette(scene: Gaussians, codec: Codec) -> int:
+    """What the format's writer takes; .rcs, which rounds what is in its palette, has nothing of keeping one."""
+    if scene.sh_degree == 0:
+        return 0
+    keeps = isinstance(codec, FileCodec)
+    different = len(torch.unique(scene.shN.detach().cpu().float().flatten(1), dim=0)) if keeps else None
+    return default_palette_size(len(scene), different)
 
 
 def _line(m: Measured) -> str:

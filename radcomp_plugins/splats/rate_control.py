@@ -191,6 +191,8 @@ def control(meter: Meter, goal: Goal, progress: Callable[[Measured], None] | Non
                          f"for less")  # fmt: skip
     if goal.size is None and goal.psnr is None:
         return best
+    if goal.size is not None and goal.psnr is None:
+        best = _grown(meter, best, goal.size, progress)
     for _ in range(MAX_STEPS):
         if progress is not None:
             progress(best)
@@ -225,6 +227,26 @@ def _finest(meter: Meter, goal: Goal) -> Point:
 def _utmost(point: Point) -> Point:
     """As near to the original as files go: only where the finest of the search does not do, for it takes long."""
     return replace(point, coarse=UTMOST, palette=min(point.count, 65536) if point.degree else 0)
+
+
+def _grown(meter: Meter, best: Measured, size: int, progress: Callable[[Measured], None] | None) -> Measured:
+    """Finer settings than the finest of the search, doubled while they fit: more than was needed was asked for."""
+    while best.size < (1 - SIZE_TOLERANCE) * size:
+        if progress is not None:
+            progress(best)
+        finest = _utmost(best.point)
+        point = replace(
+            best.point,
+            coarse=max(best.point.coarse / 2, finest.coarse),
+            palette=min(best.point.palette * 2, finest.palette),
+        )
+        finer = best if point == best.point else meter.measure(point)
+        if finer.psnr <= best.psnr:
+            return best
+        if finer.size > size:
+            return _along(meter, point, best, Goal(size=size))
+        best = finer
+    return best
 
 
 def _moves(point: Point, fields: Sequence[str]) -> list[Point]:

@@ -1,5 +1,6 @@
 """From a file alone to a smaller one that keeps what it promises, measured on the file itself."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,14 @@ def test_without_a_goal_the_defaults_are_written(tmp_path: Path, cloud: Gaussian
     result = compress(cloud, tmp_path / "a.rcs", Goal(), QUICK)
     assert result["gaussians"] == 400 and result["psnr"] > 25 and result["ratio"] > 4
     assert len(read_rcs(tmp_path / "a.rcs")) == 400
+
+
+@pytest.mark.parametrize("suffix, palette", [("sog", 200), ("rcs", 64)])
+def test_without_a_goal_a_palette_of_another_file_is_kept_where_that_costs_nothing(
+    tmp_path: Path, cloud: Gaussians, suffix: str, palette: int
+) -> None:
+    once = replace(cloud, shN=cloud.shN[torch.arange(400) % 200])
+    assert compress(once, tmp_path / f"a.{suffix}", Goal(), QUICK)["palette"] == palette
 
 
 @pytest.mark.parametrize(

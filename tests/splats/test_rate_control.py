@@ -56,6 +56,15 @@ def test_a_size_is_met_within_two_percent_and_never_exceeded(meter: Meter, size:
     assert size * 0.98 - 24 <= found.size <= size and len(found.data) == found.size
 
 
+@pytest.mark.parametrize("size, coarse, palette", [(4000, 0.342, 23), (10_000, 0.25, 32)])
+def test_a_size_above_the_finest_of_the_search_is_used(meter: Meter, size: int, coarse: float, palette: int) -> None:
+    found = control(meter, Goal(size=size))
+    # The finest of the search has 2876 bytes. Beyond 5292 a longer palette would make nothing better.
+    assert 0.98 * min(size, 5292) - 24 <= found.size <= size
+    assert found.point.count == 120 and found.point.coarse == pytest.approx(coarse, rel=0.03)
+    assert found.point.palette == palette and found.psnr > meter.measure(Point(120, 1, 0.5, 16)).psnr
+
+
 def test_the_palette_begins_at_an_eighth_of_the_gaussians_and_ends_with_the_sh(meter: Meter) -> None:
     many = ball(400)
     wide = Meter(many, torch.linspace(1.0, 0.0, 400), Counted(), virtual_views(many, 1, 16))
