@@ -20,12 +20,15 @@ def view_rays(
 ) -> Iterator[ViewRays]:
     """Rays of all views, one view and one copy of it at a time.
 
+    What lies between the rays of a small picture would be a hole in a larger one.
+
     Args:
         cameras: of the training photos, scene frame.
         submodels: the frames.
         sigma: standard deviation of a moved view's origin, unit frame.
         max_angle: by which it is turned at most, radians.
-        max_rays: of one view; larger pictures are thinned out to every second pixel, every third, and so on.
+        max_rays: of one view; larger pictures are thinned out to every second pixel, every third, and so on, and in
+            smaller ones a pixel is divided into 2 x 2 rays, 3 x 3, and so on: a viewer's canvas is larger, too.
         seed: of the moves.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -48,8 +51,12 @@ def view_rays(
 def _rays(cameras: Cameras, index: int, max_rays: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Origins and directions [N, 3] of a view's pixels, scene frame; which are left out is drawn anew for each copy."""
     camera = cameras[index : index + 1].to("cpu")
+    height, width = int(camera.height), int(camera.width)
+    finer = int(np.sqrt(max_rays / (height * width)))
+    if finer > 1:
+        camera.rescale_output_resolution(finer)
+        height, width = height * finer, width * finer
     bundle = camera.generate_rays(camera_indices=0, keep_shape=True)
-    height, width = bundle.origins.shape[:2]
     every = max(1, int(np.ceil(np.sqrt(height * width / max_rays))))
     first = torch.randint(every, (2,), generator=generator).tolist()
     chosen = (slice(first[0], None, every), slice(first[1], None, every))

@@ -35,7 +35,7 @@ class RcsCodec:
     """
 
     options: dict[str, Any] = field(default_factory=dict)
-    moves: Sequence[str] = ("coarse", "palette", "degree")
+    moves: Sequence[str] = ("coarse", "opacity", "palette", "degree")
 
     def encode(self, gaussians: Gaussians, point: Point, significance: Float[Tensor, " N"]) -> bytes:
         """The whole file."""
@@ -99,7 +99,8 @@ def quantiser_for(
 
 
 def _rcs_settings(point: Point) -> RcsSettings:
-    return RcsSettings(palette=point.palette or None).scaled(point.coarse)
+    settings = RcsSettings(palette=point.palette or None).scaled(point.coarse)
+    return replace(settings, opacity=min(settings.opacity * point.opacity, 0.5))
 
 
 def codec_for(path: Path) -> Codec:
@@ -188,6 +189,7 @@ def compress(
         "psnr": judge.psnr_of(written),
         "psnr_before_recovery": judge.psnr_of(codec.decode(before.data)),
         "coarse": chosen.point.coarse,
+        "opacity": chosen.point.opacity,
         "palette": chosen.point.palette,
         "merged": meter.reducer.at(before.point.count).merged,
         "files_tried": len(meter.known),
@@ -236,5 +238,5 @@ def _line(m: Measured) -> str:
     p = m.point
     return (
         f"{m.size:,} bytes, {m.psnr:.2f} dB: {p.count:,} Gaussians, SH {p.degree}, steps x{p.coarse:.2g}, "
-        f"palette {p.palette}"
+        f"palette {p.palette}" + (f", opacities x{p.opacity:.2g}" if p.opacity != 1.0 else "")
     )

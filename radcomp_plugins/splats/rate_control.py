@@ -23,6 +23,7 @@ SIZE_TOLERANCE = 0.02
 KEEP_STEP, COARSER_STEP, PALETTE_STEP = 0.7, 1.4, 0.5
 SMALLEST_PALETTE = 16
 COARSEST = 8.0
+OPACITY_STEP, COARSEST_OPACITY = 2.0, 4.0
 FINEST, UTMOST = 0.5, 0.25
 MAX_STEPS = 40
 MAX_BISECTIONS = 12
@@ -39,12 +40,15 @@ class Point:
         degree: of their SH.
         coarse: factor of the quantisers' default steps.
         palette: length of the SH palette; 0 at degree 0.
+        opacity: factor of the step of opacities, on top of `coarse`. What faint Gaussians are worth differs most from
+            scene to scene: twice the step saves 1 %, and loses 1 dB of one scene and nothing of another.
     """
 
     count: int
     degree: int
     coarse: float
     palette: int
+    opacity: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -256,6 +260,8 @@ def _moves(point: Point, fields: Sequence[str]) -> list[Point]:
         moves.append(replace(point, count=max(1, int(point.count * KEEP_STEP))))
     if "coarse" in fields and point.coarse < COARSEST:
         moves.append(replace(point, coarse=point.coarse * COARSER_STEP))
+    if "opacity" in fields and point.opacity < COARSEST_OPACITY:
+        moves.append(replace(point, opacity=point.opacity * OPACITY_STEP))
     if "palette" in fields and point.degree and point.palette > SMALLEST_PALETTE:
         moves.append(replace(point, palette=max(SMALLEST_PALETTE, int(point.palette * PALETTE_STEP))))
     if "degree" in fields and point.degree:
@@ -299,6 +305,7 @@ def _along(meter: Meter, over: Point, under: Measured, goal: Goal) -> Measured:
             count=_mix(over.count, under.point.count, middle),
             coarse=over.coarse * (under.point.coarse / over.coarse) ** middle,
             palette=_mix(over.palette, under.point.palette, middle),
+            opacity=over.opacity * (under.point.opacity / over.opacity) ** middle,
         )
         size = len(meter.encode(point))
         if size > goal.size:

@@ -244,6 +244,16 @@ def test_large_views_are_thinned_out(max_rays: int, most: int) -> None:
     assert max(counts) <= most and min(counts) >= 6
 
 
+@pytest.mark.parametrize("max_rays, count", [(319, 80), (320, 320), (719, 320), (720, 720)])
+def test_pixels_of_small_views_are_divided(max_rays: int, count: int) -> None:
+    views = views_to_bake_by(max_rays=max_rays)
+    assert {len(view.origins) for view in views} == {count}
+    # The picture is as wide as before: rays through the middles of its outermost parts.
+    across = views[0].directions[:, 0] / -views[0].directions[:, 2]
+    finer = round((count / 80) ** 0.5)
+    np.testing.assert_allclose([across.min(), across.max()], [-0.5 + 0.05 / finer, 0.5 - 0.05 / finer], atol=1e-6)
+
+
 def test_nothing_seen_is_an_error(trained_student: SmerfModel) -> None:
     away = ViewRays(0, np.full((10, 3), 0.9, np.float32), np.full((10, 3), 3**-0.5, np.float32))
     with pytest.raises(InputError, match="no view sees anything"):

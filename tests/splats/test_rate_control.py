@@ -96,6 +96,26 @@ def test_of_ways_that_lose_nothing_the_one_that_saves_most_is_taken() -> None:
     assert control(meter, Goal(size=1560)).point == Point(120, 1, 0.5 * 1.4, 16)
 
 
+class Faint(Lossless):
+    """Files whose size is 1000 / opacity and a byte for each Gaussian, and which lose nothing by it."""
+
+    moves = ("opacity",)
+
+    def encode(self, gaussians: Gaussians, point: Point, significance: Tensor) -> bytes:
+        return bytes(int(1000 / point.opacity) + point.count)
+
+
+def test_opacities_are_rounded_twice_and_four_times_as_coarsely_at_most() -> None:
+    scene = ball()
+    meter = Meter(scene, torch.ones(len(scene)), Faint(scene), virtual_views(scene, 1, 16))
+    assert control(meter, Goal(size=620)).point == Point(120, 1, 0.5, 16, opacity=2.0)
+    assert control(meter, Goal(size=370)).point == Point(120, 1, 0.5, 16, opacity=4.0)
+    assert control(meter, Goal(size=369)).point.opacity == 4.0
+    # Between two steps the factor is searched as well: 1000 / 1.15 + 120 bytes.
+    between = control(meter, Goal(size=1000)).point
+    assert 1.13 < between.opacity < 1.17 and between.count == 120
+
+
 def test_more_bytes_give_more_quality(meter: Meter) -> None:
     found = [control(meter, Goal(size=size)).psnr for size in (400, 900, 2000)]
     assert found[0] < found[1] < found[2]
