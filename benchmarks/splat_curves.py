@@ -62,6 +62,12 @@ start = time.perf_counter(), time.process_time()
 write_splats(sys.argv[2], scene.select(scene.finite()), overwrite=True)
 print(time.perf_counter() - start[0], time.process_time() - start[1])
 """
+READ = """
+import sys
+from radcomp_plugins.splats.formats.registry import read_splats, write_splats
+write_splats(sys.argv[2], read_splats(sys.argv[1]), overwrite=True)
+"""
+PEER_READS = (".compressed.ply", ".spz", ".sog")
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,8 @@ class Curves:
     """Width and height of their pictures, pixels."""
     dataset: str = "scenes"
     """Name of the folder that the CSV files lie in."""
+    decode: bool = False
+    """Whether each file is also made a .ply again by a command of ours and one of the peer's; writes times.md."""
 
     def main(self) -> None:
         """Measure everything that is not there yet."""
@@ -235,9 +243,23 @@ class Curves:
             row.update(command_s=cost.seconds, command_cpu_s=cost.cpu_seconds, command_mb=cost.megabytes)
             if method == "radcomp":
                 row["encode_s"], row["encode_cpu_s"] = map(float, cost.printed.split()[-2:])
+        if self.decode and cost is not None:
+            row.update(self.decoded(path))
         self.rows.append(row)
         CONSOLE.log(f"{method} {label}: {row['bytes']:,} bytes, {row['psnr']:.2f} dB")
         self.save()
+
+    def decoded(self, path: Path) -> Row:
+        """What it takes us, and the peer where it can, to make a .ply of a file, one after the other."""
+        out = self.folder / "decoded.ply"
+        costs = {"ours": run_command([sys.executable, "-c", READ, path, out])}
+        if self.peer and path.name.endswith(PEER_READS):
+            costs["peer"] = run_command([*str(self.peer).split(), "-w", "-g", "cpu", path, out])
+        return {
+            f"decode_{who}_{name}": getattr(cost, name)
+            for who, cost in costs.items()
+            for name in ("seconds", "cpu_seconds", "megabytes")
+        }
 
     def read(self, method: str, path: Path) -> Gaussians:
         """The scene in the frame of its source."""
@@ -250,6 +272,8 @@ class Curves:
         settings = {"photos": self.run is not None, "scene_bytes": self.scene.stat().st_size}
         write_json(self.output_dir / "curves.json", {"schema_version": 1, **settings, "rows": self.rows})
         (self.output_dir / "curves.md").write_text(markdown(self.rows))
+        if self.decode:
+            (self.output_dir / "times.md").write_text(times(self.rows))
         for method in dict.fromkeys(row["method"] for row in self.rows):
             write_survey(self.output_dir / method / self.dataset, self.output_dir.name, [
                 row for row in self.rows if row["method"] == method
@@ -281,6 +305,26 @@ def markdown(rows: Sequence[Row]) -> str:
                   f"{rows[0]['bytes'] / row['bytes']:.1f}", psnr, f"{row['ssim']:.4f}", *costs, memory,
                   f"{row['decode_s']:.2f}")  # fmt: skip
         lines.append(f"| {' | '.join(values)} |")
+    return "\n".join(lines) + "\n"
+
+
+def times(rows: Sequence[Row]) -> str:
+    """What the commands took, wall-clock seconds / processor seconds / MB; empty where none was run."""
+
+    def cell(row: Row, *names: str) -> str:
+        if names[0] not in row:
+            return ""
+        seconds, cpu, megabytes = (row[name] for name in names)
+        return f"{seconds:.1f} s / {cpu:.1f} s / {megabytes:,.0f} MB"
+
+    names = ("", "Gaussians", "written", "made a .ply again by us", "by the peer")
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    for row in rows:
+        if "command_s" in row:
+            costs = [cell(row, "command_s", "command_cpu_s", "command_mb")]
+            for who in ("ours", "peer"):
+                costs.append(cell(row, *(f"decode_{who}_{n}" for n in ("seconds", "cpu_seconds", "megabytes"))))
+            lines.append(f"| {row['method']}: {row['label']} | {row['gaussians']:,} | {' | '.join(costs)} |")
     return "\n".join(lines) + "\n"
 
 

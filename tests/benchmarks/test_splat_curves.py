@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from benchmarks import splat_curves
-from benchmarks.splat_curves import PUBLISHED_BYTES, SAME_DB, Curves, Judge, markdown, run_command, write_survey
+from benchmarks.splat_curves import PUBLISHED_BYTES, SAME_DB, Curves, Judge, markdown, run_command, times, write_survey
 from radcomp_plugins.core.files import read_json
 from radcomp_plugins.errors import InputError
-from radcomp_plugins.splats.formats.registry import write_splats
+from radcomp_plugins.splats.formats.registry import read_splats, write_splats
 from radcomp_plugins.splats.formats.spz import write_spz
 from radcomp_plugins.splats.gaussians import Gaussians
 
@@ -66,6 +66,32 @@ def test_a_peers_spz_with_y_up_is_turned_back(tmp_path: Path, ball: Gaussians) -
     judge = Judge(ball, None, 2, 32)
     there, turned = curves.read("splat-transform", path), curves.read("radcomp", path)
     assert judge(there)["psnr"] > judge(turned)["psnr"] + 10
+
+
+def test_decoding_is_measured_by_ours_and_by_the_peer_where_it_can(tmp_path: Path, ball: Gaussians) -> None:
+    for name in ("a.spz", "a.rcs"):
+        write_splats(tmp_path / name, ball)
+    peer = tmp_path / "peer.py"
+    peer.write_text("import shutil, sys\nassert sys.argv[1:4] == ['-w', '-g', 'cpu']\nshutil.copy(*sys.argv[4:])")
+    curves = Curves(tmp_path / "a.spz", tmp_path, peer=f"{sys.executable} {peer}")
+    curves.folder = tmp_path
+    row = {
+        "method": "radcomp",
+        "label": "x",
+        "gaussians": 100,
+        "command_s": 1.25,
+        "command_cpu_s": 2.0,
+        "command_mb": 1234.0,
+    }
+    only_ours = curves.decoded(tmp_path / "a.rcs")
+    assert set(only_ours) == {"decode_ours_seconds", "decode_ours_cpu_seconds", "decode_ours_megabytes"}
+    assert len(read_splats(tmp_path / "decoded.ply")) == 100
+    both = curves.decoded(tmp_path / "a.spz")
+    assert both["decode_ours_megabytes"] > both["decode_peer_megabytes"] > 5
+    assert (tmp_path / "decoded.ply").read_bytes() == (tmp_path / "a.spz").read_bytes()
+    lines = times([{**row, **both}, {**row, **only_ours}, {"method": "a", "label": "y"}]).splitlines()
+    assert len(lines) == 4 and lines[2].startswith("| radcomp: x | 100 | 1.2 s / 2.0 s / 1,234 MB | ")
+    assert lines[3].endswith(" MB |  |")
 
 
 def test_a_command_is_measured_and_its_failure_is_one_line() -> None:
