@@ -12,11 +12,14 @@ import resource, sys
 import torch
 from radcomp_plugins.core.allocator import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "kept" else None
-for _ in range(8):
-    torch.zeros(2**24).sum()
+# At the heap's end, where nothing above them keeps the heap from shrinking, and with a small block above.
+def blocks(number):
+    for _ in range(number):
+        torch.zeros(2**24)
+        torch.zeros(2**24).sum()
+blocks(8)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(4):
-    torch.zeros(2**24).sum()
+blocks(2)
 print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
