@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 METHODS = {
     *("splatfacto-tiny", "nerfacto-tiny", "zipnerf-torch", "zipnerf-torch-tiny"),
     *("lightgaussian", "lightgaussian-paper", "lightgaussian-tiny", "lightgaussian-rcs-tiny"),
-    *("smerf", "smerf-large", "smerf-paper", "smerf-tiny"),
+    *("smerf", "smerf-large", "smerf-large-tiny", "smerf-paper", "smerf-tiny"),
     *("kilonerf", "kilonerf-paper", "kilonerf-tiny"),
     *("vqad", "vqad-paper", "vqad-tiny"),
 }
