@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from radcomp_plugins.errors import InputError
-from radcomp_plugins.splats.compress import Effort, compress
+from radcomp_plugins.splats.compress import Effort, RcsCodec, compress
 from radcomp_plugins.splats.formats.rcs import read_rcs
 from radcomp_plugins.splats.formats.registry import read_splats, splat_format_of
 from radcomp_plugins.splats.gaussians import Gaussians
-from radcomp_plugins.splats.rate_control import Goal
+from radcomp_plugins.splats.rate_control import Goal, Point
 
 QUICK = Effort(views=3, size=32, recovery_steps=0)
 
@@ -40,6 +40,18 @@ def test_without_a_goal_the_defaults_are_written(tmp_path: Path, cloud: Gaussian
     result = compress(cloud, tmp_path / "a.rcs", Goal(), QUICK)
     assert result["gaussians"] == 400 and result["psnr"] > 25 and result["ratio"] > 4
     assert len(read_rcs(tmp_path / "a.rcs")) == 400
+
+
+def test_the_step_of_opacities_is_a_factor_of_its_own(cloud: Gaussians) -> None:
+    codec, weights = RcsCodec(), torch.ones(400)
+    assert "opacity" in codec.moves
+    cloud = replace(cloud, opacities=torch.linspace(-3.0, 3.0, 400))
+    plain, coarse = (
+        codec.decode(codec.encode(cloud, Point(400, 1, 1.0, 64, opacity), weights)) for opacity in (1.0, 4.0)
+    )
+    alphas = [len(torch.unique(scene.opacities.sigmoid().mul(1e4).round())) for scene in (plain, coarse)]
+    assert 6 < alphas[1] < 0.4 * alphas[0]
+    assert torch.equal(plain.scales, coarse.scales) and torch.equal(plain.sh0, coarse.sh0)
 
 
 @pytest.mark.parametrize("suffix, palette", [("sog", 200), ("rcs", 64)])

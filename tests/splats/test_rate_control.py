@@ -108,8 +108,9 @@ class Faint(Lossless):
 def test_opacities_are_rounded_twice_and_four_times_as_coarsely_at_most() -> None:
     scene = ball()
     meter = Meter(scene, torch.ones(len(scene)), Faint(scene), virtual_views(scene, 1, 16))
-    assert control(meter, Goal(size=620)).point == Point(120, 1, 0.5, 16, opacity=2.0)
     assert control(meter, Goal(size=370)).point == Point(120, 1, 0.5, 16, opacity=4.0)
+    assert {point.opacity for point in meter.known} == {1.0, 2.0, 4.0}
+    assert control(meter, Goal(size=620)).point == Point(120, 1, 0.5, 16, opacity=2.0)
     assert control(meter, Goal(size=369)).point.opacity == 4.0
     # Between two steps the factor is searched as well: 1000 / 1.15 + 120 bytes.
     between = control(meter, Goal(size=1000)).point
