@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,6 +26,8 @@ SMALLEST_PALETTE = 16
 COARSEST = 8.0
 OPACITY_STEP, COARSEST_OPACITY = 2.0, 4.0
 FINEST, UTMOST = 0.5, 0.25
+CLUSTERING = 2**30
+"""Gaussians times palette entries that the search clusters at once: half a minute of two cores at SH degree 3."""
 MAX_STEPS = 40
 MAX_BISECTIONS = 12
 
@@ -223,7 +226,7 @@ def _finest(meter: Meter, goal: Goal) -> Point:
     if count < 1:
         raise InputError(f"at most {goal.count} Gaussians: expected 1 or more")
     degree = meter.original.sh_degree
-    palette = min(max(count // 8, SMALLEST_PALETTE), 65536) if degree else 0
+    palette = min(max(count // 8, SMALLEST_PALETTE), 65536, max(CLUSTERING // count, SMALLEST_PALETTE)) if degree else 0
     wants_less = goal.size is not None or goal.psnr is not None
     return Point(count, degree, FINEST if wants_less else 1.0, palette)
 
@@ -236,21 +239,31 @@ def _utmost(point: Point) -> Point:
 def _grown(meter: Meter, best: Measured, size: int, progress: Callable[[Measured], None] | None) -> Measured:
     """Finer settings than the finest of the search, doubled while they fit: more than was needed was asked for."""
     while best.size < (1 - SIZE_TOLERANCE) * size:
-        if progress is not None:
-            progress(best)
-        finest = _utmost(best.point)
         point = replace(
-            best.point,
-            coarse=max(best.point.coarse / 2, finest.coarse),
-            palette=min(best.point.palette * 2, finest.palette),
+            best.point, coarse=max(best.point.coarse / 2, UTMOST), palette=_longer_palette(meter, best.point)
         )
         finer = best if point == best.point else meter.measure(point)
         if finer.psnr <= best.psnr:
             return best
         if finer.size > size:
-            return _along(meter, point, best, Goal(size=size))
+            if point.count * point.palette > CLUSTERING:
+                point = replace(point, palette=best.point.palette)
+            return best if point == best.point else _along(meter, point, best, Goal(size=size))
+        if progress is not None:
+            progress(best)
         best = finer
     return best
+
+
+def _longer_palette(meter: Meter, point: Point) -> int:
+    """Twice as long where that can be clustered in time; else all different SH vectors, if there is room for them."""
+    if point.degree == 0:
+        return 0
+    doubled = min(2 * point.palette, point.count, 65536)
+    if doubled * point.count <= CLUSTERING:
+        return doubled
+    different = len(torch.unique(meter.original.shN.detach().cpu().float().flatten(1), dim=0))
+    return max(different, point.palette) if different <= 65536 else point.palette
 
 
 def _moves(point: Point, fields: Sequence[str]) -> list[Point]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from radcomp_plugins.errors import InputError
+from radcomp_plugins.splats import rate_control
 from radcomp_plugins.splats.gaussians import Gaussians, num_sh_rest
 from radcomp_plugins.splats.rate_control import Goal, Meter, Point, control, finite_scene, parse_size, psnr_floor
 from radcomp_plugins.splats.virtual_views import virtual_views
@@ -63,6 +64,19 @@ def test_a_size_above_the_finest_of_the_search_is_used(meter: Meter, size: int, 
     assert 0.98 * min(size, 5292) - 24 <= found.size <= size
     assert found.point.count == 120 and found.point.coarse == pytest.approx(coarse, rel=0.03)
     assert found.point.palette == palette and found.psnr > meter.measure(Point(120, 1, 0.5, 16)).psnr
+
+
+def test_no_palette_is_clustered_that_takes_too_long(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_control, "CLUSTERING", 120 * 20)
+    # Twice as long is too long, but all 120 vectors need no clustering.
+    assert control(meter, Goal(size=10_000)).point == Point(120, 1, 0.25, 120)
+    # Where these do not fit, steps alone are finer.
+    found = control(meter, Goal(size=4000))
+    assert found.point.palette == 16 and 0.25 < found.point.coarse < 0.5 and 0.98 * 4000 - 24 <= found.size <= 4000
+    monkeypatch.setattr(rate_control, "CLUSTERING", 400 * 20)
+    many = ball(400)
+    wide = Meter(many, torch.linspace(1.0, 0.0, 400), Counted(), virtual_views(many, 1, 16))
+    assert control(wide, Goal(count=400)).point == Point(400, 1, 1.0, 20)
 
 
 def test_the_palette_begins_at_an_eighth_of_the_gaussians_and_ends_with_the_sh(meter: Meter) -> None:
