@@ -55,7 +55,6 @@ def _rays(cameras: Cameras, index: int, max_rays: int, generator: torch.Generato
     finer = int(np.sqrt(max_rays / (height * width)))
     if finer > 1:
         camera.rescale_output_resolution(finer)
-        height, width = height * finer, width * finer
     bundle = camera.generate_rays(camera_indices=0, keep_shape=True)
     every = max(1, int(np.ceil(np.sqrt(height * width / max_rays))))
     first = torch.randint(every, (2,), generator=generator).tolist()
