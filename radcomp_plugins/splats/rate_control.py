@@ -257,8 +257,6 @@ def _grown(meter: Meter, best: Measured, size: int, progress: Callable[[Measured
 
 def _longer_palette(meter: Meter, point: Point) -> int:
     """Twice as long where that can be clustered in time; else all different SH vectors, if there is room for them."""
-    if point.degree == 0:
-        return 0
     doubled = min(2 * point.palette, point.count, 65536)
     if doubled * point.count <= CLUSTERING:
         return doubled
