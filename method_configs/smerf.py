@@ -1,6 +1,6 @@
 """SMERF in nerfstudio's menu."""
 
-from typing import Any
+from functools import partial
 
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
@@ -114,50 +114,49 @@ smerf_paper = _spec(
 )
 
 
-def _tiny_model(**changes: Any) -> SmerfModelConfig:
-    """What the presets for the CPU share, and what is different in one of them."""
-    settings: dict[str, Any] = dict(
-        submodel_scale_factor=3.0,
-        triplane_resolution=768,
-        sparse_resolution=192,
-        hash_levels=8,
-        hash_max_res=1024,
-        hash_log2_size=17,
-        free_texels_from=0.3,
-        whole_ray_share=1.0,
-        hidden_width=32,
-        consistency_share=0.25,
-        deferred_grid=3,
-        first_step=2.0,
-        prune_every=500,
-        sparsity_samples=2**14,
-        alpha_cull_threshold=0.0,
-        eval_num_rays_per_chunk=8192,
-    )
-    return SmerfModelConfig(**{**settings, **changes})
+_tiny_model = partial(
+    SmerfModelConfig,
+    submodel_scale_factor=3.0,
+    triplane_resolution=768,
+    sparse_resolution=192,
+    hash_levels=8,
+    hash_max_res=1024,
+    hash_log2_size=17,
+    free_texels_from=0.3,
+    whole_ray_share=1.0,
+    hidden_width=32,
+    consistency_share=0.25,
+    deferred_grid=3,
+    first_step=2.0,
+    prune_every=500,
+    sparsity_samples=2**14,
+    alpha_cull_threshold=0.0,
+    eval_num_rays_per_chunk=8192,
+)
+"""What the presets for the CPU share."""
+
+_tiny_pipeline = partial(
+    SmerfPipelineConfig,
+    batch_patches=256,
+    pool_patches=4096,
+    pool_steps=32,
+    pools_kept=64,
+    empty_share=0.08,
+    photo_share=0.5,
+    occupancy_rays=150_000,
+    query_chunk=8192,
+)
 
 
-def _tiny_pipeline(model: SmerfModelConfig, **changes: Any) -> SmerfPipelineConfig:
-    """The same of the pipeline."""
-    settings: dict[str, Any] = dict(
-        batch_patches=256,
-        pool_patches=4096,
-        pool_steps=32,
-        pools_kept=64,
-        empty_share=0.08,
-        photo_share=0.5,
-        occupancy_rays=150_000,
-        query_chunk=8192,
-    )
-    datamanager = SmerfDatamanagerConfig(dataparser=NerfstudioDataParserConfig(), eval_num_rays_per_batch=1024)
-    return SmerfPipelineConfig(datamanager=datamanager, model=model, **{**settings, **changes})
+def _tiny_datamanager() -> SmerfDatamanagerConfig:
+    return SmerfDatamanagerConfig(dataparser=NerfstudioDataParserConfig(), eval_num_rays_per_batch=1024)
 
 
 smerf_tiny = _spec(
     "smerf-tiny",
     "SMERF on two CPU cores in a quarter of an hour.",
     8000,
-    _tiny_pipeline(_tiny_model()),
+    _tiny_pipeline(datamanager=_tiny_datamanager(), model=_tiny_model()),
     _optimizers(8000, 1e-2, 3e-4, None, warmup=20),
 )
 
@@ -166,7 +165,8 @@ smerf_large_tiny = _spec(
     "SMERF for a few rooms on two CPU cores in an hour: K = 2, small photos.",
     12_000,
     _tiny_pipeline(
-        _tiny_model(
+        datamanager=_tiny_datamanager(),
+        model=_tiny_model(
             submodels_per_axis=2,
             submodel_scale_factor=1.0,
             triplane_resolution=480,

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -229,9 +228,8 @@ def _default_palette(scene: Gaussians, codec: Codec) -> int:
     """What the format's writer takes; .rcs, which rounds what is in its palette, has nothing of keeping one."""
     if scene.sh_degree == 0:
         return 0
-    keeps = isinstance(codec, FileCodec)
-    different = len(torch.unique(scene.shN.detach().cpu().float().flatten(1), dim=0)) if keeps else None
-    return default_palette_size(len(scene), different)
+    keeps = isinstance(codec, FileCodec) and codec.known.name == "sog"
+    return default_palette_size(len(scene), scene.different_sh() if keeps else None)
 
 
 def _line(m: Measured) -> str:

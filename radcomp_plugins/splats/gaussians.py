@@ -72,6 +72,10 @@ class Gaussians:
         """Degree of the spherical harmonics, 0 to 3."""
         return sh_degree_of(self.shN.shape[1])
 
+    def different_sh(self) -> int:
+        """How many different vectors of higher SH there are: fewer than Gaussians where a palette made them."""
+        return len(torch.unique(self.shN.detach().cpu().float().flatten(1), dim=0))
+
     @property
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name, in the order of the fields."""

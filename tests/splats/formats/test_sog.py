@@ -7,7 +7,6 @@ import struct
 import types
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from radcomp_plugins.splats.formats import sog, sog_writer
 from radcomp_plugins.splats.formats.ply import read_ply, write_ply
 from radcomp_plugins.splats.formats.sog import read_sog, write_sog
 from radcomp_plugins.splats.formats.sog_quantise import dequantise_opacity, dequantise_quats
-from radcomp_plugins.splats.formats.sog_writer import default_palette_size, sog_plan
+from radcomp_plugins.splats.formats.sog_writer import sog_plan
 from radcomp_plugins.splats.gaussians import Gaussians
 from radcomp_plugins.splats.order import axis_rotations, morton_order, smallest_rotation
 
@@ -136,26 +135,6 @@ def test_bytes_of_a_rotation_by_hand() -> None:
 
 def test_the_first_and_the_last_opacity_are_finite() -> None:
     np.testing.assert_allclose(dequantise_opacity(np.array([0, 255])), [-13.8155, 13.8155], atol=1e-4)
-
-
-@pytest.mark.parametrize("count, size", [(1, 64), (2047, 64), (2048, 128), (10**9, 65536)])
-def test_sizes_of_the_palette_unasked(count: int, size: int) -> None:
-    assert default_palette_size(count) == size
-
-
-@pytest.mark.parametrize("count, different, size", [(400, 299, 299), (400, 300, 64), (10**6, 70_000, 62_464)])
-def test_sh_that_were_a_palette_stay_one(count: int, different: int, size: int) -> None:
-    assert default_palette_size(count, different) == size
-
-
-def test_a_palette_of_another_file_is_kept(tmp_path: Path, make_scene) -> None:
-    scene = make_scene(400, 1)
-    scene = replace(scene, shN=scene.shN[torch.arange(400) % 200])
-    write_sog(tmp_path / "a.sog", scene)
-    first = read_sog(tmp_path / "a.sog")
-    assert len(torch.unique(first.shN.flatten(1), dim=0)) == 200
-    write_sog(tmp_path / "b.sog", first)
-    assert torch.equal(read_sog(tmp_path / "b.sog").shN, first.shN)
 
 
 def test_sides_of_images_are_multiples_of_four(tmp_path: Path, make_scene) -> None:
